@@ -1,0 +1,7 @@
+//! The language of Procura's tokens, and the judgement.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
+
+pub mod ids;
+pub mod key_list;
+pub mod wire;
