@@ -8,7 +8,7 @@ use crate::call::{Arguments, Call, Value};
 use crate::claims::{Capability, Limit, Restriction};
 use crate::ids::{BootTime, Clock, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
-use crate::proof::VerifiedProof;
+use crate::proof::Proven;
 use crate::revocation::{Lineage, Lookup, RevocationView, RevokedBy};
 use crate::token::VerifiedToken;
 
@@ -94,7 +94,7 @@ impl std::fmt::Display for Cause {
 #[derive(Clone, Copy)]
 pub enum Possession<'a> {
     /// A proof for this call.
-    Proven(&'a VerifiedProof),
+    Proven(&'a Proven),
     /// Nothing: only a bearer token may do so, and only where the tool takes it.
     Bearer,
 }

@@ -53,8 +53,9 @@ impl UnverifiedProof {
             return Err(Cause::Audience);
         }
         let call_hash = call.hash(&self.seed);
-        let proof = VerifiedProof { holder: *holder, token_hash: *token_hash, call_hash, seed: self.seed, signed: SignedProof { audience: self.audience, time: self.time, nonce: self.nonce, signature: self.signature } };
-        if proof.signed.verifies(holder, token_hash, &call_hash) { Ok(proof) } else { Err(Cause::Holder) }
+        let signed = SignedProof { audience: self.audience, time: self.time, nonce: self.nonce, signature: self.signature };
+        let proven = signed.prove(holder, token_hash, &call_hash).ok_or(Cause::Holder)?;
+        Ok(VerifiedProof { proven, seed: self.seed, signed })
     }
 }
 
@@ -72,9 +73,33 @@ pub struct SignedProof {
 }
 
 impl SignedProof {
-    /// True if `holder` signed this token hash and call hash.
-    pub fn verifies(&self, holder: &Key, token_hash: &[u8; 32], call_hash: &[u8; 32]) -> bool {
-        holder.verifies(&message(token_hash, &self.audience, call_hash, self.time, &self.nonce), &self.signature)
+    /// What is proven, if `holder` signed this token hash and call hash.
+    pub fn prove(&self, holder: &Key, token_hash: &[u8; 32], call_hash: &[u8; 32]) -> Option<Proven> {
+        let message = message(token_hash, &self.audience, call_hash, self.time, &self.nonce);
+        holder.verifies(&message, &self.signature).then_some(Proven { holder: *holder, token_hash: *token_hash, call_hash: *call_hash })
+    }
+}
+
+/// That a key signed for a token and a call: only a verification makes one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proven {
+    holder: Key,
+    token_hash: [u8; 32],
+    call_hash: [u8; 32],
+}
+
+impl Proven {
+    /// The key that signed.
+    pub const fn holder(&self) -> &Key {
+        &self.holder
+    }
+    /// SHA-256 of the token it was made for.
+    pub const fn token_hash(&self) -> &[u8; 32] {
+        &self.token_hash
+    }
+    /// The hash of the call it was made for.
+    pub const fn call_hash(&self) -> &[u8; 32] {
+        &self.call_hash
     }
 }
 
@@ -116,25 +141,15 @@ fn message(token_hash: &[u8; 32], audience: &Audience, call_hash: &[u8; 32], tim
 /// A proof whose signature was checked: only [`UnverifiedProof::verify`] makes one.
 #[derive(Clone, Debug)]
 pub struct VerifiedProof {
-    holder: Key,
-    token_hash: [u8; 32],
-    call_hash: [u8; 32],
+    proven: Proven,
     seed: Seed,
     signed: SignedProof,
 }
 
 impl VerifiedProof {
-    /// The key that signed.
-    pub const fn holder(&self) -> &Key {
-        &self.holder
-    }
-    /// SHA-256 of the token it was made for.
-    pub const fn token_hash(&self) -> &[u8; 32] {
-        &self.token_hash
-    }
-    /// The hash of the call it was made for.
-    pub const fn call_hash(&self) -> &[u8; 32] {
-        &self.call_hash
+    /// Who signed for what.
+    pub const fn proven(&self) -> &Proven {
+        &self.proven
     }
     /// What makes the salts of the arguments.
     pub const fn seed(&self) -> &Seed {
