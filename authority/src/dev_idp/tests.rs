@@ -48,7 +48,17 @@ pub(crate) fn alice() -> Person {
 }
 
 /// A provider that serves until the runtime of the test ends, for the clients `authority` and `other`.
-pub(crate) fn start(listener: TcpListener, clock: Arc<dyn Clock>, seed: u64, callback: &str) -> (String, tokio::task::JoinHandle<()>) {
+pub(crate) fn start(listener: TcpListener, clock: Arc<dyn Clock>, seed: u64, callback: &str) -> String {
+    start_until(listener, clock, seed, callback, std::future::pending()).0
+}
+
+pub(crate) fn start_until(
+    listener: TcpListener,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+    callback: &str,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> (String, tokio::task::JoinHandle<()>) {
     let client = |id: &str, secret: Option<&str>| Client {
         client_id: id.into(),
         secret: secret.map(Into::into),
@@ -57,7 +67,7 @@ pub(crate) fn start(listener: TcpListener, clock: Arc<dyn Clock>, seed: u64, cal
     let clients = vec![client("authority", Some(SECRET)), client("other", Some("other's")), client("public", None)];
     let idp = DevIdp::new(listener, vec![alice()], clients, clock, rng(seed)).expect("on loopback");
     let issuer = idp.issuer().to_owned();
-    (issuer, tokio::spawn(async { idp.serve(std::future::pending()).await.expect("served") }))
+    (issuer, tokio::spawn(async move { idp.serve(stop).await.expect("served") }))
 }
 
 /// Keeps cookies, follows a redirect when told to, and submits the form it is shown.
@@ -129,7 +139,7 @@ struct World {
 
 async fn world() -> World {
     let clock = HandClock::at(START);
-    let (issuer, _) = start(listener().await, clock.clone(), 1, CALLBACK);
+    let issuer = start(listener().await, clock.clone(), 1, CALLBACK);
     World { issuer, clock, browser: Browser::new() }
 }
 

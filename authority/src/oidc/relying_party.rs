@@ -266,7 +266,7 @@ impl RelyingParty {
         self.check(&answer, &attempt, now).await
     }
 
-    async fn exchange(&self, code: String, verifier: String) -> Result<CoreTokenResponse, LoginError> {
+    pub(super) async fn exchange(&self, code: String, verifier: String) -> Result<CoreTokenResponse, LoginError> {
         let secret = self.config.client_secret.as_ref().map(|s| ClientSecret::new(s.expose_secret().to_owned()));
         let auth = if secret.is_some() { AuthType::BasicAuth } else { AuthType::RequestBody };
         let client = CoreClient::from_provider_metadata(self.metadata.clone(), ClientId::new(self.config.client_id.clone()), secret)
@@ -285,7 +285,7 @@ impl RelyingParty {
     }
 
     /// The person an answer of the token endpoint vouches for; after a key rotation the keys are fetched anew, once.
-    async fn check(&self, answer: &CoreTokenResponse, attempt: &LoginAttempt, now: UtcMillis) -> Result<SignedIn, LoginError> {
+    pub(super) async fn check(&self, answer: &CoreTokenResponse, attempt: &LoginAttempt, now: UtcMillis) -> Result<SignedIn, LoginError> {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
         match self.check_with(&keys, answer, attempt, now) {
             Err(CheckError::UnknownKey) => {}

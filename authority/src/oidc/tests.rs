@@ -16,7 +16,7 @@ use super::relying_party::{Algorithm, Callback, DiscoverError, IdTokenFault, Iss
 use super::routes::{Cookies, OidcState, router};
 use super::session::Sessions;
 use super::*;
-use crate::dev_idp::tests::{Browser, CALLBACK, HandClock, SECRET, START, VERIFIER, listener, location, param, rng, start};
+use crate::dev_idp::tests::{Browser, CALLBACK, HandClock, SECRET, START, VERIFIER, listener, location, param, rng, start, start_until};
 use crate::secret;
 
 const ONCE: Retry = Retry { tries: 1, pause: std::time::Duration::ZERO };
@@ -44,7 +44,7 @@ async fn world() -> World {
 
 async fn world_with(change: impl FnOnce(IssuerConfig) -> IssuerConfig) -> World {
     let idp_clock = HandClock::at(START);
-    let (issuer, _) = start(listener().await, idp_clock.clone(), 1, CALLBACK);
+    let issuer = start(listener().await, idp_clock.clone(), 1, CALLBACK);
     let browser = Browser::new();
     let rp = RelyingParty::discover(change(config(&issuer)), START, ONCE).await.expect("discovered");
     World { issuer, idp_clock, browser, rp }
@@ -238,7 +238,7 @@ async fn a_token_signed_with_the_client_secret_or_not_at_all_is_refused() {
     let hs256 = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
     let hmac = jsonwebtoken::encode(&hs256, &claims, &jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
     let none = format!("{}.{}.", secret::base64url(br#"{"alg":"none"}"#), secret::base64url(claims.to_string().as_bytes()));
-    for (id_token, expected) in [(hmac, IdTokenFault::Algorithm), (none, IdTokenFault::Algorithm)] {
+    for (id_token, expected) in [(hmac, IdTokenFault::Algorithm), (none, IdTokenFault::Signature)] {
         let mut forged = genuine.clone();
         forged["id_token"] = json!(id_token);
         let forged: CoreTokenResponse = serde_json::from_value(forged).unwrap();
@@ -254,16 +254,15 @@ async fn a_token_signed_with_the_client_secret_or_not_at_all_is_refused() {
 async fn after_a_key_rotation_the_keys_are_fetched_anew_but_not_in_a_hurry() {
     let bound = listener().await;
     let address = bound.local_addr().unwrap();
-    let (issuer, first) = start(bound, HandClock::at(START), 1, CALLBACK);
     let browser = Browser::new();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (issuer, first) = start_until(bound, HandClock::at(START), 1, CALLBACK, async { stopped.await.unwrap() });
     let rp = RelyingParty::discover(config(&issuer), START, ONCE).await.expect("discovered");
-    first.abort();
-    assert!(first.await.unwrap_err().is_cancelled());
-    let clock = HandClock::at(START);
-    start(tokio::net::TcpListener::bind(address).await.unwrap(), clock, 2, CALLBACK);
-    let browser2 = Browser::new();
-    let w = World { issuer, idp_clock: HandClock::at(START), browser: browser2, rp };
-    drop(browser);
+    stop.send(()).unwrap();
+    first.await.unwrap();
+    let idp_clock = HandClock::at(START);
+    start(tokio::net::TcpListener::bind(address).await.unwrap(), idp_clock.clone(), 2, CALLBACK);
+    let w = World { issuer, idp_clock, browser, rp };
     assert_eq!(w.finish_at(w.arrive().await, START.plus(29_999)).await, fault(IdTokenFault::Signature));
     assert!(w.finish_at(w.arrive().await, START.plus(30_000)).await.is_ok());
     assert!(w.finish_at(w.arrive().await, START.plus(30_001)).await.is_ok());
@@ -343,7 +342,7 @@ async fn pages(register: Register) -> Pages {
     let bound = listener().await;
     let authority = format!("http://{}", bound.local_addr().unwrap());
     let callback = format!("{authority}/oidc/callback");
-    let (issuer, _) = start(listener().await, clock.clone(), 1, &callback);
+    let issuer = start(listener().await, clock.clone(), 1, &callback);
     let config = IssuerConfig { redirect_url: callback, ..config(&issuer) };
     let rp = RelyingParty::discover(config, START, ONCE).await.expect("discovered");
     let sessions = Arc::new(Sessions::default());
