@@ -80,3 +80,54 @@ fn transport(error: &reqwest::Error) -> FetchError {
 }
 
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::response::Redirect;
+    use axum::routing::get;
+
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_are_bounded_and_redirects_not_followed() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let bound = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", bound.local_addr().unwrap());
+        let app = Router::new()
+            .route("/full", get(|| async { "x".repeat(MAX_BODY_BYTES) }))
+            .route("/long", get(|| async { "x".repeat(MAX_BODY_BYTES + 1) }))
+            .route("/away", get(|| async { Redirect::to("/full") }));
+        tokio::spawn(async { axum::serve(bound, app).await.unwrap() });
+        let http = Http::new(&url(&base)).unwrap();
+        let ask = |path: &str| {
+            let mut request = HttpRequest::new(vec![]);
+            *request.uri_mut() = format!("{base}{path}").parse().unwrap();
+            http.send(request)
+        };
+        assert_eq!(ask("/full").await.unwrap().body().len(), MAX_BODY_BYTES);
+        assert!(matches!(ask("/long").await, Err(FetchError::TooLong)));
+        assert_eq!(ask("/away").await.unwrap().status(), 303);
+    }
+
+    #[test]
+    fn plain_http_is_between_two_ends_on_loopback() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let loopback = Http::new(&url("http://127.0.0.1:1")).unwrap();
+        let company = Http::new(&url("https://idp.example")).unwrap();
+        for (address, from_loopback, from_company) in [
+            ("https://keys.example/jwks", true, true),
+            ("http://[::1]:1/jwks", true, false),
+            ("http://127.0.0.1:1/jwks", true, false),
+            ("http://idp.example/jwks", false, false),
+            ("http://localhost:1/jwks", false, false),
+            ("ftp://127.0.0.1/jwks", false, false),
+        ] {
+            assert_eq!((loopback.may_ask(&url(address)), company.may_ask(&url(address))), (from_loopback, from_company), "{address}");
+        }
+    }
+}

@@ -187,10 +187,13 @@ async fn an_id_token_ends_thirty_seconds_after_its_expiry() {
 #[tokio::test]
 async fn an_id_token_is_issued_within_its_sign_in() {
     let w = world().await;
+    let a = w.arrive().await;
     w.idp_clock.advance(30_000);
-    assert!(w.finish(w.arrive().await).await.is_ok());
+    assert!(w.finish(a).await.is_ok());
+    let a = w.arrive().await;
     w.idp_clock.advance(1000);
-    assert_eq!(w.finish(w.arrive().await).await, fault(IdTokenFault::Time), "from the future");
+    assert_eq!(w.finish(a).await, fault(IdTokenFault::Time), "signed in now, issued in the future");
+    assert_eq!(w.finish(w.arrive().await).await, fault(IdTokenFault::Time), "signed in in the future");
     let a = arrive(&w.rp, &w.browser, |a| a.created = START.plus(63_000)).await;
     assert_eq!(w.finish_at(a, START.plus(63_000)).await, fault(IdTokenFault::Time), "from before");
 }
