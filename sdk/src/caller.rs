@@ -76,7 +76,15 @@ impl ToolInstance {
 
     /// Signs and sends a call to `path` with the arguments as body. Where the instance has drawn another challenge than the
     /// one known, signs once more.
-    pub async fn call(&self, path: &str, token: &SealedToken, key: &SigningKey, wish: &Wish, now: UtcMillis, rng: &mut impl CryptoRng) -> Result<Answered, ClientError> {
+    pub async fn call(
+        &self,
+        path: &str,
+        token: &SealedToken,
+        key: &SigningKey,
+        wish: &Wish,
+        now: UtcMillis,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Answered, ClientError> {
         let known = self.challenge();
         let proof = self.prove(token, key, wish, now, rng);
         let first = self.send(path, &token.authorization(), Some(&proof), &wish.args).await?;

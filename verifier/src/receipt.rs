@@ -12,7 +12,7 @@
 use minicbor::Decoder;
 use sha2::{Digest as _, Sha256};
 
-use crate::call::{Arguments, Call, Seed, Value, call_hash, commit};
+use crate::call::{Arguments, Call, Value, call_hash, commit};
 use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
 use crate::decision::{self, Accept, Cause, Decision, Freshness, Possession, ToolPolicy};
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
@@ -516,6 +516,7 @@ const PLAIN_CAUSES: [Cause; 15] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Seed;
     use crate::token::mint;
     use crate::token::tests::{block0, key, key_list};
 
