@@ -1,6 +1,11 @@
-//! The authority: signs humans in, records what they delegate, mints tokens, takes them back, and keeps the log of it all.
+//! The authority: grants, tokens, revocations, and the log of them all.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
+pub mod agent_auth;
+pub mod dev_idp;
+pub mod expiring;
 pub mod log;
+pub mod oidc;
+pub mod secret;
 pub mod strict_json;

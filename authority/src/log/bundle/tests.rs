@@ -49,7 +49,7 @@ fn recorded(list: &UnverifiedKeyList) -> Event {
 }
 
 fn denials(n: u64) -> Event {
-    Denials { verifier: VerifierId::from_bytes([7; 16]), minute: n, counts: [("malformed".into(), n)].into() }.into()
+    Denials { denials: Encoded(n.to_be_bytes().to_vec()), verifier: VerifierId::from_bytes([7; 16]) }.into()
 }
 
 fn leaf(event: &Event, at: u64, n: u8) -> Vec<u8> {
