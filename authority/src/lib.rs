@@ -5,5 +5,7 @@
 pub mod agent_auth;
 pub mod dev_idp;
 pub mod expiring;
+pub mod log;
 pub mod oidc;
 pub mod secret;
+pub mod strict_json;
