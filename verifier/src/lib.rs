@@ -7,6 +7,7 @@ pub mod call;
 pub mod card;
 pub mod claims;
 pub mod decision;
+pub mod feed;
 pub mod ids;
 pub mod key_list;
 pub mod proof;
