@@ -8,6 +8,7 @@ pub mod card;
 pub mod challenge;
 pub mod claims;
 pub mod decision;
+pub mod feed;
 pub mod ids;
 pub mod key_list;
 pub mod proof;

@@ -88,7 +88,11 @@ impl<'a> State<'a> {
             // Accepted by the anchors when the bundle was opened.
             Event::KeyListRecorded(_) | Event::EpochStart(_) => Ok(()),
             Event::SignIn(e) => {
-                if self.humans.insert(e.human) == e.first { Ok(()) } else { Err(wrong(format!("{} signs in for the first time twice, or never did", e.human))) }
+                if self.humans.insert(e.human) == e.first {
+                    Ok(())
+                } else {
+                    Err(wrong(format!("{} signs in for the first time twice, or never did", e.human)))
+                }
             }
             Event::Agent(e) => self.agent(e).map_err(wrong),
             Event::Delegation(e) => self.delegation(e).map_err(wrong),

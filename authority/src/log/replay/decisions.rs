@@ -43,7 +43,13 @@ impl Receipts {
         let signed = SignedReceipt::from_bytes(bytes).map_err(|e| e.to_string())?;
         let receipt = signed.open(&verifier.key).map_err(|e| e.to_string())?;
         if receipt.verifier != verifier.verifier || receipt.audience.as_str() != enrolled_audience(verifier) {
-            return Err(format!("receipt is of {} for {}, expected {} for {}", receipt.verifier, receipt.audience, verifier.verifier, enrolled_audience(verifier)));
+            return Err(format!(
+                "receipt is of {} for {}, expected {} for {}",
+                receipt.verifier,
+                receipt.audience,
+                verifier.verifier,
+                enrolled_audience(verifier)
+            ));
         }
         let run = self.runs.entry((receipt.verifier, receipt.run)).or_default();
         run.receipts += 1;
@@ -130,7 +136,9 @@ impl Receipts {
         let Some(proof) = &receipt.proof else { return false };
         let run = self.runs.get(&(receipt.verifier, receipt.run));
         let half = proof.nonce.first_chunk().copied().unwrap_or_default();
-        self.spent.contains(&(*token.last_holder(), proof.nonce)) || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS || !run.is_some_and(|r| r.challenges.contains(&half))
+        self.spent.contains(&(*token.last_holder(), proof.nonce))
+            || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS
+            || !run.is_some_and(|r| r.challenges.contains(&half))
     }
 }
 
