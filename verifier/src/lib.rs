@@ -6,4 +6,6 @@ pub mod card;
 pub mod claims;
 pub mod ids;
 pub mod key_list;
+pub mod token;
+pub mod vocabulary;
 pub mod wire;
