@@ -4,5 +4,6 @@ pub mod agent;
 pub mod delegation;
 pub mod grants;
 pub mod human;
+pub mod opening;
 pub mod principal;
 pub mod verifier;
