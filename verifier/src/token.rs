@@ -490,4 +490,4 @@ impl std::fmt::Debug for VerifiedToken {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,200 @@
+//! The guard of a tool: headers and an action go in, a permit or one cause comes out.
+//!
+//! Order of work: find the token by its bytes, or verify the proof under the key the token claims, and only then, and
+//! within a bound per that key, the token's own signatures. Decide; refresh once where the view is stale; after an
+//! allow spend the proof, write the receipt. The layer compares `valid_until` right before the effect.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use procura_verifier::cache::TokenCache;
+use procura_verifier::call::{Arguments, Call};
+use procura_verifier::claims::{Audience, DataClass, Name, Resource};
+use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::ids::{BootTime, Clock, Tenant};
+use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
+use procura_verifier::revocation::{RevocationView as _, View};
+use procura_verifier::token::{MAX_TOKEN_BYTES, UnverifiedToken, VerifiedToken};
+use procura_verifier::wire::Canonical as _;
+
+use crate::limiter::Limiter;
+use crate::receipts::Receipts;
+
+/// What a tool is asked to do, as its own mapping of the request says it. The tool runs this, not the original bytes.
+#[derive(Clone, Debug)]
+pub struct Action {
+    /// The tenant of the resource, from the tool's own records.
+    pub tenant: Tenant,
+    /// The tool.
+    pub tool: Name,
+    /// The action.
+    pub action: Name,
+    /// The resource.
+    pub resource: Resource,
+    /// Every argument.
+    pub args: Arguments,
+    /// The class of data touched; unlabelled is [`DataClass::Restricted`].
+    pub data_class: DataClass,
+}
+
+/// What came with the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The `Authorization` header.
+    pub authorization: Option<&'a str>,
+    /// The `Procura-Proof` header.
+    pub proof: Option<&'a str>,
+    /// Who connected; bounds cold verifications where there is no valid proof.
+    pub peer: Option<IpAddr>,
+}
+
+/// Go ahead, until `valid_until`.
+#[derive(Clone)]
+pub struct Permit {
+    valid_until: BootTime,
+    token: Arc<VerifiedToken>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Permit {
+    /// Whether the effect may begin now. The layer asks right before the handler; a handler that waits asks again.
+    pub fn is_valid(&self) -> bool {
+        self.clock.boot() <= self.valid_until
+    }
+
+    /// The token that was presented: human, agents, delegation.
+    pub fn token(&self) -> &VerifiedToken {
+        &self.token
+    }
+}
+
+/// Do not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Why. For the receipt and the holder.
+    pub cause: Cause,
+    /// Who may be told the cause: strangers see one word.
+    pub audience: Told,
+    /// What nonces for this instance must start with.
+    pub challenge: Challenge,
+}
+
+/// To whom an answer goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// The last holder of a token that the authority signed: learns the cause.
+    Holder,
+    /// Anybody else: learns that it was refused.
+    Stranger,
+}
+
+/// Decides calls for one instance of a service.
+pub struct Guard {
+    pub(crate) audience: Audience,
+    pub(crate) policy: ToolPolicy,
+    pub(crate) view: Arc<View>,
+    pub(crate) feed: procura_verifier::feed::FeedClient,
+    pub(crate) cache: TokenCache,
+    pub(crate) replay: Arc<ReplayCache>,
+    pub(crate) cold: Limiter,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) receipts: Receipts,
+}
+
+/// How far a presentation got before the decision.
+struct Opened {
+    bytes: Vec<u8>,
+    token: Arc<VerifiedToken>,
+    /// The proof, or why there is none that counts.
+    proof: Result<VerifiedProof, Cause>,
+}
+
+impl Guard {
+    /// Decides one call. Cancelling it after the proof was spent spends the proof.
+    pub async fn check(&self, presented: Presented<'_>, action: &Action) -> Result<Permit, Refusal> {
+        let arrived = self.clock.boot();
+        let call = Call {
+            tenant: &action.tenant,
+            audience: &self.audience,
+            tool: &action.tool,
+            action: &action.action,
+            resource: &action.resource,
+            args: &action.args,
+            data_class: action.data_class,
+        };
+        let refuse = |cause, audience| Refusal { cause, audience, challenge: self.replay.challenge() };
+        let opened = self.open(presented, &call, arrived).map_err(|cause| {
+            self.receipts.count(cause);
+            refuse(cause, Told::Stranger)
+        })?;
+        let told = if opened.proof.is_ok() { Told::Holder } else { Told::Stranger };
+        self.decide(&opened, &call, arrived).await.map_err(|cause| refuse(cause, told))
+    }
+
+    async fn decide(&self, opened: &Opened, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
+        let possession = || opened.proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
+        // Read before the decision: a receipt must not claim more than was looked at.
+        let mut relied = self.view.relied();
+        let mut decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+        if decision == Decision::Deny(Cause::Stale) {
+            self.feed.refresh().await;
+            relied = self.view.relied();
+            decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+        }
+        let utc = self.view.utc(self.clock.boot());
+        let verdict = match (&decision, &opened.proof) {
+            (Decision::Allow(allow), Ok(proof)) => self.replay.spend(proof, utc.unwrap_or_default()).map(|()| allow.valid_until),
+            (Decision::Allow(allow), Err(_)) => Ok(allow.valid_until),
+            // A proof for another instance is named as such, where nothing that comes earlier in law 11 stands.
+            (Decision::Deny(Cause::Holder), Err(cause)) => Err(*cause),
+            (Decision::Deny(cause), _) => Err(*cause),
+        };
+        let time = match &decision {
+            Decision::Allow(allow) => Some(allow.utc),
+            Decision::Deny(_) => utc,
+        };
+        if opened.proof.is_ok() || decision != Decision::Deny(Cause::Holder) {
+            self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
+        } else if let Err(cause) = verdict {
+            self.receipts.count(cause);
+        }
+        Ok(Permit { valid_until: verdict?, token: opened.token.clone(), clock: self.clock.clone() })
+    }
+
+    /// From headers to a verified token, with the bounds on cold work.
+    fn open(&self, presented: Presented<'_>, call: &Call<'_>, now: BootTime) -> Result<Opened, Cause> {
+        let text = presented.authorization.and_then(|h| h.strip_prefix("Bearer ")).ok_or(Cause::Malformed)?;
+        if text.len() > MAX_TOKEN_BYTES * 4 / 3 + 4 {
+            return Err(Cause::Malformed);
+        }
+        let bytes = BASE64.decode(text).map_err(|_| Cause::Malformed)?;
+        let proof = presented.proof.map(|p| BASE64.decode(p).ok().and_then(|p| UnverifiedProof::from_bytes(&p).ok()).ok_or(Cause::Malformed)).transpose()?;
+        let check = |holder, hash| proof.clone().ok_or(Cause::Holder).and_then(|p: UnverifiedProof| p.verify(holder, hash, call));
+
+        if let Some(token) = self.cache.find(&bytes) {
+            let proof = check(token.last_holder(), token.hash());
+            return Ok(Opened { bytes, token, proof });
+        }
+        let unverified = UnverifiedToken::parse(&bytes).map_err(|_| Cause::Malformed)?;
+        let holder = unverified.claimed_holder();
+        let proof = check(&holder, unverified.hash());
+        let within = match &proof {
+            Ok(_) => self.cold.take(("holder", holder), now),
+            Err(_) => self.cold.take(("peer", presented.peer), now),
+        };
+        if !within {
+            return Err(Cause::Unavailable);
+        }
+        let token = Arc::new(unverified.verify(&self.view.key_list()).map_err(|_| Cause::Signature)?);
+        self.cache.insert(&bytes, token.clone());
+        Ok(Opened { bytes, token, proof })
+    }
+}
+
+impl Opened {
+    fn evidence(&self) -> (&[u8], &VerifiedToken, Option<&VerifiedProof>) {
+        (&self.bytes, &self.token, self.proof.as_ref().ok())
+    }
+}

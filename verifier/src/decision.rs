@@ -1,0 +1,314 @@
+//! The decision: a verified token, a call, a proof and what is known of revocations become an allow or one cause.
+//!
+//! [`decide`] is synchronous, repeatable and spends nothing. It loads the freshness of the view first, looks up,
+//! does everything slow, and reads the clock last (law 7): an allow says "at the last clock reading, nothing that
+//! was known up to a moment at most the freshness bound ago stood against it".
+
+use crate::call::{Arguments, Call, Value};
+use crate::claims::{Capability, Limit, Restriction};
+use crate::ids::{BootTime, Clock, UtcMillis};
+use crate::key_list::{KeyList, KeyUse};
+use crate::proof::Proven;
+use crate::revocation::{Lineage, Lookup, RevocationView, RevokedBy};
+use crate::token::VerifiedToken;
+
+/// Why not. One cause each: the first in this order (law 11).
+///
+/// Not `non_exhaustive`: a new cause should break whoever matches on it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// The bytes are not of the profile.
+    Malformed,
+    /// A signature does not verify, or its key is not alive in its window.
+    Signature,
+    /// The token is of another tenant than the resource.
+    Tenant,
+    /// The token or proof is for another service or instance.
+    Audience,
+    /// No valid proof by the last holder's key.
+    Holder,
+    /// Taken back.
+    Revoked(RevokedBy),
+    /// Before its validity.
+    NotYetValid,
+    /// After its validity.
+    Expired,
+    /// No capability covers tool, action and resource.
+    Scope,
+    /// An argument or the class of data is beyond a limit, or missing under one.
+    Limit,
+    /// Needs an approval that is not there.
+    Approval,
+    /// A freeze is in force.
+    Frozen {
+        /// The freeze.
+        id: [u8; 16],
+    },
+    /// What is known of revocations is older than the bound.
+    Stale,
+    /// The proof was spent, or is not for this instance's challenge and window.
+    Replay,
+    /// A budget does not suffice.
+    Budget,
+    /// The Datalog engine gave up; may be tried again.
+    EngineLimit,
+    /// This verifier cannot decide just now.
+    Unavailable,
+}
+
+impl Cause {
+    /// The word in receipts, logs, vectors and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Signature => "signature",
+            Self::Tenant => "tenant",
+            Self::Audience => "audience",
+            Self::Holder => "holder",
+            Self::Revoked(_) => "revoked",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::Scope => "scope",
+            Self::Limit => "limit",
+            Self::Approval => "approval",
+            Self::Frozen { .. } => "frozen",
+            Self::Stale => "stale",
+            Self::Replay => "replay",
+            Self::Budget => "budget",
+            Self::EngineLimit => "engine_limit",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Revoked(by) => write!(f, "revoked by {} at feed seq {}", by.what.word(), by.seq),
+            other => f.write_str(other.word()),
+        }
+    }
+}
+
+/// What a presenter showed of its key.
+#[derive(Clone, Copy)]
+pub enum Possession<'a> {
+    /// A proof for this call.
+    Proven(&'a Proven),
+    /// Nothing: only a bearer token may do so, and only where the tool takes it.
+    Bearer,
+}
+
+/// What the tool itself insists on, chosen by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ToolPolicy {
+    /// How old knowledge of revocations may be.
+    pub freshness: Freshness,
+    /// Whether bearer tokens are taken.
+    pub bearer: Accept,
+    /// Whether tokens that the presenter could still extend are taken.
+    pub unsealed: Accept,
+}
+
+/// How old knowledge of revocations may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Freshness {
+    /// At most 150 ms and whatever the token shortens it to: the promise of P4.
+    Strict,
+    /// At most so many milliseconds. Above 150 it takes effect only as far as block 0 says so too; the promise is then this bound.
+    Bounded {
+        /// The bound.
+        ms: u32,
+    },
+}
+
+/// Whether something is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accept {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+impl ToolPolicy {
+    /// Strict freshness, proofs always, sealed tokens only.
+    pub const STRICT: Self = Self { freshness: Freshness::Strict, bearer: Accept::No, unsealed: Accept::No };
+
+    /// The bound in force for a token, in microseconds (law 7).
+    pub const fn bound_micros(&self, token_ms: u32) -> u64 {
+        let tool = match self.freshness {
+            Freshness::Strict => STRICT_MS,
+            Freshness::Bounded { ms } => ms,
+        };
+        (if token_ms < tool { token_ms } else { tool }) as u64 * 1000
+    }
+}
+
+/// The outcome of [`decide`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Decision {
+    /// Go ahead, and look at the clock again right before the effect.
+    Allow(Allow),
+    /// Do not.
+    Deny(Cause),
+}
+
+/// An allow, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allow {
+    /// The last moment of this machine's boot clock at which the effect may begin.
+    pub valid_until: BootTime,
+    /// Up to when everything was known.
+    pub fresh_as_of: BootTime,
+    /// Authority time of the decision.
+    pub utc: UtcMillis,
+}
+
+/// Decides a call.
+///
+/// `arrived` is when the request came in: a generation above the known floor is `stale` until the view is fresh as of
+/// then, and `malformed` after (law 6). On `stale` the caller refreshes the view once and decides again.
+pub fn decide(token: &VerifiedToken, call: &Call<'_>, possession: Possession<'_>, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock, arrived: BootTime) -> Decision {
+    // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
+    let fresh_as_of = view.fresh_as_of();
+    let lookup = view.lookup(&lineage(token));
+    let keys = view.key_list();
+    let early = before_time(token, call, possession, policy, &keys, lookup);
+    let magnitude = within(token, call);
+    let now = clock.boot();
+    let utc = view.utc(now);
+
+    let verdict = early.and_then(|()| {
+        let utc = utc.ok_or(Cause::Stale)?;
+        in_time(token, utc)?;
+        magnitude?;
+        let fresh_as_of = fresh_as_of.ok_or(Cause::Stale)?;
+        if lookup == Lookup::Behind {
+            return Err(if fresh_as_of >= arrived { Cause::Malformed } else { Cause::Stale });
+        }
+        let fresh_until = fresh_as_of.plus_micros(policy.bound_micros(token.block0().freshness_ms));
+        if now > fresh_until {
+            return Err(Cause::Stale);
+        }
+        let life_us = token.expires_secs().saturating_mul(1000).saturating_sub(utc.0).saturating_mul(1000);
+        Ok(Allow { valid_until: fresh_until.min(now.plus_micros(life_us)), fresh_as_of, utc })
+    });
+    match verdict {
+        Ok(allow) => Decision::Allow(allow),
+        Err(cause) => Decision::Deny(cause),
+    }
+}
+
+/// What revocation is looked up by.
+pub fn lineage(token: &VerifiedToken) -> Lineage<'_> {
+    let b = token.block0();
+    Lineage {
+        tids: token.tids(),
+        lids: token.lids(),
+        blocks: token.block_ids(),
+        holders: token.holders(),
+        human: b.human,
+        agents: token.agents(),
+        delegation: b.delegation,
+        generations: b.generations,
+    }
+}
+
+/// The causes that stand before any question of time: malformed to revoked. Replay of the log asks the same function.
+pub fn before_time(token: &VerifiedToken, call: &Call<'_>, possession: Possession<'_>, policy: &ToolPolicy, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
+    let b = token.block0();
+    if policy.unsealed == Accept::No && !token.is_sealed() {
+        return Err(Cause::Malformed);
+    }
+    // L2.
+    if b.expires_secs - b.not_before_secs > keys.payload().max_ttl_secs {
+        return Err(Cause::Malformed);
+    }
+    // L1: inside the window of a root key that lives now; cards by card keys that live now.
+    let inside = keys.find(KeyUse::Root, token.root()).is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
+    if !inside || !token.card_keys().iter().all(|k| keys.find(KeyUse::Card, k).is_some()) {
+        return Err(Cause::Signature);
+    }
+    if b.tenant != *call.tenant || keys.payload().tenant != b.tenant {
+        return Err(Cause::Tenant);
+    }
+    let service = call.audience.service();
+    let listed = b.audiences.contains(service) && token.narrowings().iter().all(|r| !matches!(r, Restriction::Audiences(a) if !a.contains(service)));
+    if !listed {
+        return Err(Cause::Audience);
+    }
+    match possession {
+        // L5: the last holder, this token. The call was compared when the proof was verified.
+        Possession::Proven(proof) if proof.holder() == token.last_holder() && proof.token_hash() == token.hash() => {}
+        Possession::Bearer if token.is_bearer() && policy.bearer == Accept::Yes => {}
+        _ => return Err(Cause::Holder),
+    }
+    match lookup {
+        Lookup::Revoked(by) => Err(Cause::Revoked(by)),
+        Lookup::Live | Lookup::Behind => Ok(()),
+    }
+}
+
+/// Not yet valid, or expired. Dates in tokens are whole seconds.
+pub const fn in_time(token: &VerifiedToken, utc: UtcMillis) -> Result<(), Cause> {
+    if utc.secs() < token.block0().not_before_secs {
+        Err(Cause::NotYetValid)
+    } else if utc.secs() >= token.expires_secs() {
+        Err(Cause::Expired)
+    } else {
+        Ok(())
+    }
+}
+
+/// Scope, then limits: block 0's capabilities and every narrowing of them.
+pub fn within(token: &VerifiedToken, call: &Call<'_>) -> Result<(), Cause> {
+    let mut limit = if call.data_class > token.class_max() { Err(Cause::Limit) } else { Ok(()) };
+    let blocks = token.narrowings().iter().filter_map(|r| if let Restriction::Capabilities(c) = r { Some(c) } else { None });
+    for capabilities in std::iter::once(&token.block0().capabilities).chain(blocks) {
+        match any_permits(capabilities, call) {
+            Err(Cause::Scope) => return Err(Cause::Scope),
+            Err(cause) => limit = Err(cause),
+            Ok(()) => {}
+        }
+    }
+    for restriction in token.narrowings() {
+        if let Restriction::Limit(l) = restriction
+            && !satisfies(l, call.args)
+        {
+            limit = Err(Cause::Limit);
+        }
+    }
+    limit
+}
+
+/// L8: one capability must permit all of it; limits of different ones never cross.
+fn any_permits(capabilities: &[Capability], call: &Call<'_>) -> Result<(), Cause> {
+    let mut cause = Cause::Scope;
+    for c in capabilities {
+        if c.tool() == call.tool && c.action() == call.action && c.resource().covers(call.resource) {
+            if c.limits().iter().all(|l| satisfies(l, call.args)) {
+                return Ok(());
+            }
+            cause = Cause::Limit;
+        }
+    }
+    Err(cause)
+}
+
+fn satisfies(limit: &Limit, args: &Arguments) -> bool {
+    let number = |name, unit: &crate::claims::Unit| match args.find(name) {
+        Some(Value::Int(n)) if unit.as_str().is_empty() => Some(*n),
+        Some(Value::Quantity { minor, unit: u }) if u == unit => Some(*minor),
+        _ => None,
+    };
+    match limit {
+        Limit::AtMost { arg, max, unit } => number(arg, unit).is_some_and(|n| n <= *max),
+        Limit::AtLeast { arg, min, unit } => number(arg, unit).is_some_and(|n| n >= *min),
+        Limit::OneOf { arg, values } => matches!(args.find(arg), Some(Value::Text(t)) if values.contains(t)),
+    }
+}
+
+/// The freshness bound of the promise, in milliseconds.
+pub const STRICT_MS: u32 = 150;
