@@ -1,1 +1,6 @@
+//! The authority: signs humans in, records what they delegate, mints tokens, takes them back, and keeps the log of it all.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
+pub mod log;
+pub mod strict_json;
