@@ -1,6 +1,9 @@
-//! The service: who may grant what to which agent, the one writer, the log and the feed.
+//! The authority: signs humans in, records what they delegate, mints tokens, takes them back, and keeps the log of it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
 pub mod domain;
+pub mod log;
 pub mod signer;
+pub mod store;
+pub mod strict_json;
