@@ -3,7 +3,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
 pub mod domain;
+pub mod feed;
 pub mod log;
 pub mod signer;
 pub mod store;
 pub mod strict_json;
+pub mod writer;

@@ -37,6 +37,7 @@ CREATE TABLE feed (
     epoch   INTEGER NOT NULL,
     seq     INTEGER NOT NULL,
     payload BLOB NOT NULL,
+    key     BLOB NOT NULL CHECK (length(key) = 32),
     PRIMARY KEY (tenant, epoch, seq)
 ) STRICT;
 
@@ -152,13 +153,13 @@ CREATE TABLE verifier (
     UNIQUE (tenant, audience)
 ) STRICT, WITHOUT ROWID;
 
+-- Which receipts were taken in, so that a second delivery is answered like the first.
 CREATE TABLE receipt (
-    tenant   TEXT NOT NULL,
-    verifier BLOB NOT NULL,
-    seq      INTEGER NOT NULL,
-    hash     BLOB NOT NULL CHECK (length(hash) = 32),
-    PRIMARY KEY (tenant, verifier, seq),
-    FOREIGN KEY (tenant, verifier) REFERENCES verifier (tenant, id)
+    tenant TEXT NOT NULL,
+    slot   BLOB NOT NULL CHECK (length(slot) = 32),
+    hash   BLOB NOT NULL CHECK (length(hash) = 32),
+    leaf   INTEGER NOT NULL,
+    PRIMARY KEY (tenant, slot)
 ) STRICT, WITHOUT ROWID;
 
 -- Answers to requests that may be repeated; never a token.

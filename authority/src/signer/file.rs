@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
-use ed25519_dalek::Signer as _;
 use procura_verifier::card::{AgentCard, SignedCard};
 use procura_verifier::claims::Block0;
+use procura_verifier::feed::message::{Message, SignedMessage};
 use procura_verifier::ids::{Key, Tenant, UtcMillis};
 use procura_verifier::key_list::{KeyListPayload, KeyUse, ListedKey, UnverifiedKeyList};
 use procura_verifier::wire::Malformed;
 use zeroize::Zeroizing;
 
 use super::Signer;
+use crate::log::checkpoint::{Checkpoint, CheckpointError};
+use crate::log::event::Event;
+use crate::log::leaf::{LeafError, SignedLeaf};
 
 /// Why keys could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -88,14 +91,20 @@ impl Signer for FileSigner {
     fn public(&self, usage: KeyUse) -> Key {
         Key::of(self.of(usage))
     }
-    fn sign(&self, usage: KeyUse, message: &[u8]) -> [u8; 64] {
-        self.of(usage).sign(message).to_bytes()
-    }
     fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<Vec<u8>, Malformed> {
         procura_verifier::token::mint(block, &self.root, next_seed)
     }
     fn card(&self, card: &AgentCard) -> SignedCard {
         card.sign(&self.card)
+    }
+    fn leaf(&self, event: &Event, tenant: &Tenant, at: UtcMillis) -> Result<SignedLeaf, LeafError> {
+        SignedLeaf::sign(event, tenant, at, &self.event)
+    }
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+        checkpoint.sign(&self.log)
+    }
+    fn feed(&self, message: &Message) -> SignedMessage {
+        SignedMessage::sign(message, &self.feed)
     }
 }
 
@@ -159,7 +168,7 @@ fn load(path: &Path) -> Result<Option<SigningKey>, KeyFileError> {
         return Err(KeyFileError::Open { path: path.to_owned(), mode });
     }
     let mut pem = Zeroizing::new(String::with_capacity(1024));
-    file.by_ref().take(1024).read_to_string(&mut pem).map_err(io)?;
+    (&mut file).take(1024).read_to_string(&mut pem).map_err(io)?;
     SigningKey::from_pkcs8_pem(&pem).map(Some).map_err(|_| KeyFileError::NotAKey(path.to_owned()))
 }
 

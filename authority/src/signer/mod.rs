@@ -5,18 +5,27 @@ pub mod released;
 
 use procura_verifier::card::{AgentCard, SignedCard};
 use procura_verifier::claims::Block0;
-use procura_verifier::ids::Key;
+use procura_verifier::feed::message::{Message, SignedMessage};
+use procura_verifier::ids::{Key, Tenant, UtcMillis};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Malformed;
 
-/// The authority's keys, one of each use. Each signs its own kind of thing and nothing else.
+use crate::log::checkpoint::{Checkpoint, CheckpointError};
+use crate::log::event::Event;
+use crate::log::leaf::{LeafError, SignedLeaf};
+
+/// The authority's keys, one of each use. There is no "sign these bytes": each key signs its own kind of thing and nothing else.
 pub trait Signer: Send + Sync {
     /// The public half of the key in use.
     fn public(&self, usage: KeyUse) -> Key;
-    /// Signs bytes that already carry the prefix of their kind. Never for [`KeyUse::Root`] and [`KeyUse::Card`]: see below.
-    fn sign(&self, usage: KeyUse, message: &[u8]) -> [u8; 64];
-    /// A token with this block 0: the only thing that the root key signs. `next_seed` is 32 random bytes, used once.
+    /// Root key: a token with this block 0. `next_seed` is 32 random bytes, used once.
     fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<Vec<u8>, Malformed>;
-    /// The signed card: the only thing that the card key signs.
+    /// Card key.
     fn card(&self, card: &AgentCard) -> SignedCard;
+    /// Event key. Called before the commit that stores the leaf; nobody sees it before.
+    fn leaf(&self, event: &Event, tenant: &Tenant, at: UtcMillis) -> Result<SignedLeaf, LeafError>;
+    /// Log key. Only for a head that is committed and recorded as released.
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError>;
+    /// Feed key. Only for messages that are committed, and for heartbeats.
+    fn feed(&self, message: &Message) -> SignedMessage;
 }

@@ -64,7 +64,7 @@ impl Released {
             // One record whole and the other torn: the whole one is the last release.
             slots => slots.map(Slot::head),
         };
-        let (last, slot) = if a.map(|h| h.size) >= b.map(|h| h.size) { (a, 1) } else { (b, 0) };
+        let (last, slot) = if a.map(|h| h.size) > b.map(|h| h.size) { (a, 1) } else { (b, 0) };
         Ok(Self { file, last, slot })
     }
 

@@ -44,7 +44,7 @@ pub struct FeedHead {
     pub epoch: u64,
     /// The last number given, 0 before the first message.
     pub seq: u64,
-    /// SHA-256 of the last message's payload, zeros before the first.
+    /// SHA-256 of the last message's payload; before the first, the hash that stands for the epoch's beginning.
     pub hash: [u8; 32],
 }
 
@@ -73,6 +73,19 @@ pub struct TokenRecord {
 /// A hashed `jti`: bounded whatever the client sent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct JtiHash(pub [u8; 32]);
+
+/// Which of a verifier's records: a tagged hash of verifier, run, kind and number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReceiptSlot(pub [u8; 32]);
+
+/// A record taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Hash of what it says.
+    pub hash: [u8; 32],
+    /// Place of its leaf.
+    pub leaf: u64,
+}
 
 /// The remembered answer to a request with an idempotency key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,8 +147,8 @@ pub enum Row {
     KeyList(u64, Vec<u8>),
     /// A verifier enrolled.
     Verifier(Verifier),
-    /// A receipt taken in: the verifier's number for it and the hash of its bytes.
-    Receipt(VerifierId, u64, [u8; 32]),
+    /// A receipt or a count of denials taken in: which one it is, and the hash of what it says.
+    Receipt(ReceiptSlot, [u8; 32]),
     /// The answer to remember.
     Answer(Answer),
     /// What opens a salted hash in a leaf.
@@ -162,6 +175,8 @@ pub struct Batch {
     pub id: [u8; 16],
     /// When it was put together; the feed message says so.
     pub at: UtcMillis,
+    /// The key that will sign its feed message: the row names it, since a later key's window may not hold that moment.
+    pub feed_key: Key,
     /// In order.
     pub changes: Vec<Change>,
 }
@@ -182,6 +197,8 @@ pub struct FeedRow {
     pub seq: u64,
     /// The payload bytes.
     pub payload: Vec<u8>,
+    /// The feed key that signs it.
+    pub key: Key,
 }
 
 /// What a commit did.
@@ -339,8 +356,8 @@ pub trait Store: Send + Sync {
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>>;
     /// All verifiers, at most 20,000.
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>>;
-    /// The hash of a receipt taken in.
-    fn find_receipt(&self, verifier: VerifierId, seq: u64) -> Answering<'_, Option<[u8; 32]>>;
+    /// A receipt taken in.
+    fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>>;
     /// What opens a salted hash, until it is erased.
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>>;
     /// The answer remembered under an idempotency key.

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use procura_verifier::claims::{Audience, Name};
-use procura_verifier::feed::message::FloorScope;
+use procura_verifier::feed::message::{self, FloorScope, Item, Message};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, VerifierId};
+use procura_verifier::wire::Canonical as _;
+use sha2::{Digest as _, Sha256};
 
-use super::{Batch, Change, Committed, FeedHead, FeedRow, Head, JtiHash, Placed, Refused, Require, Row};
+use super::{Batch, Change, Committed, FeedHead, FeedRow, Head, JtiHash, Placed, ReceiptSlot, Refused, Require, Row};
 use crate::domain::agent::{AgentState, KeyState};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
@@ -26,7 +28,7 @@ pub(super) struct Needs {
     pub subjects: HashSet<Subject>,
     pub verifiers: HashSet<VerifierId>,
     pub audiences: HashSet<Audience>,
-    pub receipts: HashSet<(VerifierId, u64)>,
+    pub receipts: HashSet<ReceiptSlot>,
     pub answers: HashSet<[u8; 32]>,
 }
 
@@ -36,7 +38,7 @@ impl Needs {
         for change in &batch.changes {
             for require in &change.requires {
                 match require {
-                    Require::GenerationIs(scope, _) | Require::NotBelowFloor(scope, _) => _ = n.scopes.insert(scope.clone()),
+                    Require::GenerationIs(scope, _) | Require::NotBelowFloor(scope, _) => _ = n.scopes.insert(*scope),
                     Require::AgentActive(id) => _ = n.agents.insert(*id),
                     Require::KeyLive(_, key) => _ = n.keys.insert(*key),
                     Require::DelegationLive(id, _) => _ = n.delegations.insert(*id),
@@ -52,9 +54,9 @@ impl Needs {
                         n.audiences.insert(v.audience.clone());
                         n.keys.insert(v.key);
                     }
-                    Row::Generation(scope, _) => _ = n.scopes.insert(scope.clone()),
+                    Row::Generation(scope, _) => _ = n.scopes.insert(*scope),
                     Row::Jti(agent, jti, _) => _ = n.jtis.insert((*agent, *jti)),
-                    Row::Receipt(verifier, seq, _) => _ = n.receipts.insert((*verifier, *seq)),
+                    Row::Receipt(slot, _) => _ = n.receipts.insert(*slot),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) => {}
                 }
@@ -78,7 +80,7 @@ pub(super) struct Facts {
     pub subjects: HashMap<Subject, HumanId>,
     pub verifiers: HashSet<VerifierId>,
     pub audiences: HashSet<Audience>,
-    pub receipts: HashSet<(VerifierId, u64)>,
+    pub receipts: HashSet<ReceiptSlot>,
     pub answers: HashSet<[u8; 32]>,
     /// Version of the newest key list, 0 if none.
     pub key_list: u64,
@@ -95,7 +97,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn make(tenant: &Tenant, head: Head, mut tree: Tree, mut facts: Facts, batch: &Batch) -> Self {
-        let (mut outcomes, mut accepted, mut writer) = (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter::new(tenant, head.feed, batch));
+        let (mut outcomes, mut accepted, mut writer) = (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
         for (at, change) in batch.changes.iter().enumerate() {
             if let Err(refused) = facts.allow(tenant, change) {
                 outcomes.push(Err(refused));
@@ -117,6 +119,34 @@ impl Plan {
     }
 }
 
+/// Gives items their numbers: one message for a commit, more only where one would grow too long.
+struct FeedWriter<'a> {
+    tenant: &'a Tenant,
+    from: FeedHead,
+    batch: &'a Batch,
+    items: Vec<(u64, Item)>,
+}
+
+impl FeedWriter<'_> {
+    /// Takes items whose leaves begin at `leaf`; says which message holds the last of them.
+    fn push(&mut self, items: &[Item], leaf: u64) -> Option<u64> {
+        self.items.extend((leaf..).zip(items.iter().cloned()));
+        (!items.is_empty()).then(|| self.from.seq + self.items.len().div_ceil(ITEMS_PER_MESSAGE) as u64)
+    }
+
+    fn finish(self) -> (FeedHead, Vec<FeedRow>) {
+        let (mut head, mut rows) = (self.from, Vec::new());
+        for items in self.items.chunks(ITEMS_PER_MESSAGE) {
+            let seq = head.seq + 1;
+            let batch = message::Batch { tenant: self.tenant.clone(), epoch: head.epoch, seq, prev: head.hash, issued: self.batch.at, items: items.to_vec() };
+            let payload = Message::Batch(batch).to_bytes();
+            head = FeedHead { seq, hash: Sha256::digest(&payload).into(), ..head };
+            rows.push(FeedRow { seq, payload, key: self.batch.feed_key });
+        }
+        (head, rows)
+    }
+}
+
 impl Facts {
     fn allow(&self, tenant: &Tenant, change: &Change) -> Result<(), Refused> {
         if change.leaves.iter().any(|l| l.len() > MAX_LEAF_BYTES) || change.items.len() > MAX_ITEMS || change.items.len() > change.leaves.len() {
@@ -132,9 +162,9 @@ impl Facts {
         match require {
             Require::GenerationIs(scope, expected) => {
                 let now = self.generation(scope);
-                ok(now == *expected, Refused::GenerationMoved(scope.clone(), now))
+                ok(now == *expected, Refused::GenerationMoved(*scope, now))
             }
-            Require::NotBelowFloor(scope, recorded) => ok(*recorded >= self.generation(scope), Refused::Killed(scope.clone())),
+            Require::NotBelowFloor(scope, recorded) => ok(*recorded >= self.generation(scope), Refused::Killed(*scope)),
             Require::AgentActive(id) => ok(self.agents.get(id) == Some(&AgentState::Active), Refused::AgentNotActive),
             Require::KeyLive(agent, key) => ok(self.keys.get(key) == Some(&(*agent, KeyState::Live)), Refused::KeyNotLive),
             Require::DelegationLive(id, version) => match self.delegations.get(id) {
@@ -154,7 +184,7 @@ impl Facts {
             Row::Delegation(d) => ok(d.tenant == *tenant, Refused::OtherTenant(d.tenant.clone())),
             Row::Generation(scope, to) => {
                 let now = self.generation(scope);
-                ok(*to > now, Refused::GenerationMoved(scope.clone(), now))
+                ok(*to > now, Refused::GenerationMoved(*scope, now))
             }
             Row::Jti(agent, jti, _) => ok(!self.jtis.contains(&(*agent, *jti)), Refused::JtiSpent),
             Row::KeyList(version, _) => ok(*version == self.key_list + 1, Refused::KeyListMoved(self.key_list + 1)),
@@ -162,7 +192,7 @@ impl Facts {
                 ok(!self.audiences.contains(&v.audience), Refused::AudienceTaken)?;
                 ok(!self.keys.contains_key(&v.key) && !self.verifier_keys.contains(&v.key), Refused::KeyTaken)
             }
-            Row::Receipt(verifier, seq, _) => ok(!self.receipts.contains(&(*verifier, *seq)), Refused::ReceiptKnown),
+            Row::Receipt(slot, _) => ok(!self.receipts.contains(slot), Refused::ReceiptKnown),
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) => Ok(()),
@@ -179,7 +209,7 @@ impl Facts {
                 }
                 Row::AgentKey(k) => _ = self.keys.insert(k.key, (k.agent, k.state)),
                 Row::Delegation(d) => _ = self.delegations.insert(d.id, (d.version, d.state)),
-                Row::Generation(scope, to) => _ = self.generations.insert(scope.clone(), *to),
+                Row::Generation(scope, to) => _ = self.generations.insert(*scope, *to),
                 Row::Jti(agent, jti, _) => _ = self.jtis.insert((*agent, *jti)),
                 Row::KeyList(version, _) => self.key_list = *version,
                 Row::Verifier(v) => {
@@ -187,7 +217,7 @@ impl Facts {
                     self.audiences.insert(v.audience.clone());
                     self.verifier_keys.insert(v.key);
                 }
-                Row::Receipt(verifier, seq, _) => _ = self.receipts.insert((*verifier, *seq)),
+                Row::Receipt(slot, _) => _ = self.receipts.insert(*slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
                 Row::Token(_) | Row::Opening(_) => {}
             }
@@ -198,3 +228,8 @@ impl Facts {
         self.generations.get(scope).copied().unwrap_or(0)
     }
 }
+
+/// Fewer than 64 KiB hold: the longest of our items takes some 60 bytes.
+const ITEMS_PER_MESSAGE: usize = 512;
+/// Most items of one change; a longer list is the caller's to split.
+const MAX_ITEMS: usize = 4096;

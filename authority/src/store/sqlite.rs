@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use procura_verifier::claims::{Audience, Name};
-use procura_verifier::feed::message::FloorScope;
+use procura_verifier::feed::message::{FloorScope, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, VerifierRow, fixed, int, number, scope_bytes};
 use super::lock::{FolderLock, LockError};
-use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, Store, StoreError, TokenRecord};
+use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
@@ -69,9 +69,10 @@ impl Sqlite {
             .busy_timeout(Duration::from_millis(500));
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(|e| failed(&e))?;
         sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(|e| failed(&e))?;
-        sqlx::query("INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES (?1, 0, ?2, 1, 0, zeroblob(32)) ON CONFLICT DO NOTHING")
+        sqlx::query("INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES (?1, 0, ?2, 1, 0, ?3) ON CONFLICT DO NOTHING")
             .bind(tenant.as_str())
             .bind(empty_root().to_vec())
+            .bind(genesis_hash(&tenant, 1).to_vec())
             .execute(&mut connection)
             .await
             .map_err(|e| failed(&e))?;
@@ -130,7 +131,7 @@ impl Store for Sqlite {
 
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
         async move {
-            let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as("SELECT seq, payload FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
+            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
                 .bind(self.tenant.as_str())
                 .bind(int(epoch))
                 .bind(int(seq))
@@ -138,7 +139,7 @@ impl Store for Sqlite {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(unavailable)?;
-            rows.into_iter().map(|(seq, payload)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload })).collect()
+            rows.into_iter().map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) })).collect()
         }
         .boxed()
     }
@@ -367,16 +368,15 @@ impl Store for Sqlite {
         .boxed()
     }
 
-    fn find_receipt(&self, verifier: VerifierId, seq: u64) -> Answering<'_, Option<[u8; 32]>> {
+    fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>> {
         async move {
-            let hash: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM receipt WHERE tenant = ?1 AND verifier = ?2 AND seq = ?3")
+            let row: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT hash, leaf FROM receipt WHERE tenant = ?1 AND slot = ?2")
                 .bind(self.tenant.as_str())
-                .bind(verifier.as_bytes().as_slice())
-                .bind(int(seq))
+                .bind(slot.0.to_vec())
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(unavailable)?;
-            hash.map(|h| fixed(&h, "receipt", "hash")).transpose()
+            row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
     }

@@ -14,7 +14,7 @@ use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
-use crate::store::{Batch, CommitError, Committed, Head, JtiHash, Placed, Row, StoreError, partial_tiles, restored};
+use crate::store::{Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, partial_tiles, restored};
 
 pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<Committed, CommitError> {
     let connection = match &mut writer.connection {
@@ -79,7 +79,7 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
             .map_err(unavailable)?;
         for (scope, generation) in rows {
             if let Some(scope) = by_bytes.get(&scope) {
-                f.generations.insert((*scope).clone(), number(generation, "generation", "generation")?);
+                f.generations.insert(**scope, number(generation, "generation", "generation")?);
             }
         }
     }
@@ -190,17 +190,14 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     if !needs.receipts.is_empty() {
-        let wanted: Vec<_> = needs.receipts.iter().map(|(v, seq)| json!([hex::encode(v.as_bytes()), int(*seq)])).collect();
-        let rows: Vec<(Vec<u8>, i64)> = sqlx::query_as(
-            "SELECT r.verifier, r.seq FROM json_each(?2) w JOIN receipt r ON r.tenant = ?1 AND r.verifier = unhex(w.value ->> 0) AND r.seq = w.value ->> 1",
-        )
-        .bind(tenant.as_str())
-        .bind(Value::from(wanted).to_string())
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(unavailable)?;
-        for (verifier, seq) in rows {
-            f.receipts.insert((VerifierId::from_bytes(fixed(&verifier, "receipt", "verifier")?), number(seq, "receipt", "seq")?));
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT slot FROM receipt WHERE tenant = ?1 AND slot IN (SELECT unhex(value) FROM json_each(?2))")
+            .bind(tenant.as_str())
+            .bind(hexes(needs.receipts.iter().map(|s| s.0)))
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(unavailable)?;
+        for (slot,) in rows {
+            f.receipts.insert(ReceiptSlot(fixed(&slot, "receipt", "slot")?));
         }
     }
     if !needs.answers.is_empty() {
@@ -231,11 +228,12 @@ async fn write(tx: &mut Tx<'_>, tenant: &Tenant, batch: &Batch, plan: &Plan, bef
     }
     many.write(tx, t).await?;
     for m in &plan.committed.messages {
-        sqlx::query("INSERT INTO feed (tenant, epoch, seq, payload) VALUES (?1, ?2, ?3, ?4)")
+        sqlx::query("INSERT INTO feed (tenant, epoch, seq, payload, key) VALUES (?1, ?2, ?3, ?4, ?5)")
             .bind(t)
             .bind(int(plan.committed.head.feed.epoch))
             .bind(int(m.seq))
             .bind(&m.payload)
+            .bind(m.key.as_bytes().as_slice())
             .execute(&mut **tx)
             .await?;
     }
@@ -288,8 +286,8 @@ impl Many {
                 self.jtis.push(json!([hex::encode(agent.as_bytes()), hex::encode(jti.0), int(expires.0)]));
                 return Ok(());
             }
-            Row::Receipt(verifier, seq, hash) => {
-                self.receipts.push(json!([hex::encode(verifier.as_bytes()), int(*seq), hex::encode(hash)]));
+            Row::Receipt(slot, hash) => {
+                self.receipts.push(json!([hex::encode(slot.0), hex::encode(hash), int(placed.leaves.start)]));
                 return Ok(());
             }
             Row::Answer(a) => {
@@ -356,7 +354,7 @@ impl Many {
             (self.leaves, "INSERT INTO leaf (tenant, place, bytes) SELECT ?1, value ->> 0, unhex(value ->> 1) FROM json_each(?2)"),
             (self.tokens, "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3) FROM json_each(?2)"),
             (self.jtis, "INSERT INTO jti (tenant, agent, hash, expires_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
-            (self.receipts, "INSERT INTO receipt (tenant, verifier, seq, hash) SELECT ?1, unhex(value ->> 0), value ->> 1, unhex(value ->> 2) FROM json_each(?2)"),
+            (self.receipts, "INSERT INTO receipt (tenant, slot, hash, leaf) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
             (
                 self.answers,
                 "INSERT INTO answer (tenant, key, request, body, expires_ms, leaf_from, leaf_until, feed_seq) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?2)",

@@ -1,0 +1,3 @@
+//! (placeholder until the branch `feed` is merged)
+
+pub mod message;
