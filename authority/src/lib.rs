@@ -2,9 +2,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
+pub mod agent_auth;
+pub mod dev_idp;
 pub mod domain;
+pub mod expiring;
 pub mod feed;
 pub mod log;
+pub mod oidc;
+pub mod secret;
 pub mod signer;
 pub mod store;
 pub mod strict_json;

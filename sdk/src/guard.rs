@@ -198,3 +198,25 @@ impl Opened {
         (&self.bytes, &self.token, self.proof.as_ref().ok())
     }
 }
+
+/// What a guard is made from.
+pub struct GuardConfig {
+    /// Anchors, tenant, and the last key list accepted.
+    pub trust: procura_verifier::trust::TrustFile,
+    /// Where the authority answers; usually the trust file's.
+    pub authority: String,
+    /// The service and instance that this guard is: proofs are made for it, and no other process may have it.
+    pub audience: Audience,
+    /// The enrolment of the key.
+    pub verifier: procura_verifier::ids::VerifierId,
+    /// The verifier's key: signs receipts.
+    pub key: ed25519_dalek::SigningKey,
+    /// What this tool insists on.
+    pub policy: ToolPolicy,
+    /// Most proofs remembered per minute; full means `unavailable`.
+    pub max_proofs: usize,
+    /// Most verified tokens kept.
+    pub max_tokens: usize,
+    /// Cold verifications per second and holder.
+    pub cold_per_second: u32,
+}

@@ -56,7 +56,14 @@ impl HeldToken {
     }
 
     /// The token linked to a bare key: only where the delegation allows unregistered agents.
-    pub fn link_unregistered(&self, next: Key, depth: u8, restrictions: Vec<Restriction>, holder: &SigningKey, rng: &mut impl CryptoRng) -> Result<Self, Malformed> {
+    pub fn link_unregistered(
+        &self,
+        next: Key,
+        depth: u8,
+        restrictions: Vec<Restriction>,
+        holder: &SigningKey,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, Malformed> {
         let link = LinkClaims { lid: Lid::from_bytes(random(rng)), holder: next, depth, card: None, restrictions };
         Self::from_bytes(self.read.link(&link, holder, random(rng))?)
     }

@@ -16,6 +16,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
 #[cfg(feature = "client")]
+pub mod caller;
+#[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "axum")]
 pub mod guard;

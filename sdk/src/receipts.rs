@@ -74,7 +74,15 @@ impl Receipts {
         }
         // Number, signature and place in the queue are one step: numbers have no gaps.
         queue.receipts += 1;
-        let evidence = Evidence { from: (self.0.verifier, self.0.run, queue.receipts), token: (bytes, token), proof, policy: &guard.policy, time, relied, key_list_version };
+        let evidence = Evidence {
+            from: (self.0.verifier, self.0.run, queue.receipts),
+            token: (bytes, token),
+            proof,
+            policy: &guard.policy,
+            time,
+            relied,
+            key_list_version,
+        };
         let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.key);
         queue.waiting.push_back(BASE64.encode(receipt.to_bytes()));
         drop(queue);

@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod call;
 pub mod card;
+pub mod challenge;
 pub mod claims;
 pub mod decision;
 pub mod feed;

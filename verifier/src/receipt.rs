@@ -12,7 +12,7 @@
 use minicbor::Decoder;
 use sha2::{Digest as _, Sha256};
 
-use crate::call::{Arguments, Call, Seed, Value, call_hash, commit};
+use crate::call::{Arguments, Call, Value, call_hash, commit};
 use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
 use crate::decision::{self, Accept, Cause, Decision, Freshness, Possession, ToolPolicy};
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
@@ -157,7 +157,15 @@ impl Receipt {
     /// `lookup` is what the feed says of the token's lineage as of the position relied on.
     pub fn rederive(&self, token: &VerifiedToken, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
         let args = self.disclosed()?;
-        let call = Call { tenant: &self.tenant, audience: &self.audience, tool: &self.tool, action: &self.action, resource: &self.resource, args: &args, data_class: self.data_class };
+        let call = Call {
+            tenant: &self.tenant,
+            audience: &self.audience,
+            tool: &self.tool,
+            action: &self.action,
+            resource: &self.resource,
+            args: &args,
+            data_class: self.data_class,
+        };
         let proven = match &self.proof {
             Some(proof) if proof.audience == self.audience => proof.prove(token.last_holder(), token.hash(), &self.call_hash()),
             _ => None,
@@ -256,7 +264,14 @@ impl Canonical for Receipt {
     const MAX_BYTES: usize = MAX_TOKEN_BYTES + Arguments::MAX_BYTES + 4096;
 
     fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        e.array(18)?.u8(1)?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.u64(self.number)?.str(self.tenant.as_str())?.str(self.audience.as_str())?.bytes(&self.token)?;
+        e.array(18)?
+            .u8(1)?
+            .bytes(self.verifier.as_bytes())?
+            .bytes(&self.run)?
+            .u64(self.number)?
+            .str(self.tenant.as_str())?
+            .str(self.audience.as_str())?
+            .bytes(&self.token)?;
         match &self.proof {
             None => e.null()?,
             Some(p) => e.array(4)?.str(p.audience.as_str())?.u64(p.time.0)?.bytes(&p.nonce)?.bytes(&p.signature)?,
@@ -319,7 +334,25 @@ impl Canonical for Receipt {
             array(d, 4)?;
             Some(Relied { epoch: d.u64()?, seq: d.u64()?, hash: fixed(d)?, utc: UtcMillis(d.u64()?) })
         };
-        Ok(Self { verifier, run, number, tenant, audience, token, proof, tool, action, resource, data_class, args, time, bound_ms, verdict, relied, key_list_version: d.u64()? })
+        Ok(Self {
+            verifier,
+            run,
+            number,
+            tenant,
+            audience,
+            token,
+            proof,
+            tool,
+            action,
+            resource,
+            data_class,
+            args,
+            time,
+            bound_ms,
+            verdict,
+            relied,
+            key_list_version: d.u64()?,
+        })
     }
 }
 
@@ -463,26 +496,50 @@ const DENIALS_PREFIX: &[u8] = b"procura-denials/1\0";
 
 /// Causes that carry nothing.
 const PLAIN_CAUSES: [Cause; 15] = [
-    Cause::Malformed, Cause::Signature, Cause::Tenant, Cause::Audience, Cause::Holder, Cause::NotYetValid, Cause::Expired, Cause::Scope,
-    Cause::Limit, Cause::Approval, Cause::Stale, Cause::Replay, Cause::Budget, Cause::EngineLimit, Cause::Unavailable,
+    Cause::Malformed,
+    Cause::Signature,
+    Cause::Tenant,
+    Cause::Audience,
+    Cause::Holder,
+    Cause::NotYetValid,
+    Cause::Expired,
+    Cause::Scope,
+    Cause::Limit,
+    Cause::Approval,
+    Cause::Stale,
+    Cause::Replay,
+    Cause::Budget,
+    Cause::EngineLimit,
+    Cause::Unavailable,
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Seed;
     use crate::token::mint;
     use crate::token::tests::{block0, key, key_list};
 
     fn receipt(json: &str, verdict: Result<(), Cause>) -> Receipt {
         let token = UnverifiedToken::parse(&mint(&block0(), &key(1), [7; 32]).unwrap()).unwrap().seal();
         let verified = UnverifiedToken::parse(&token).unwrap().verify(&key_list()).unwrap();
-        let (tenant, audience, tool, action, resource) = ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
+        let (tenant, audience, tool, action, resource) =
+            ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(json.as_bytes()).unwrap();
-        let call = Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &args, data_class: DataClass::Restricted };
+        let call =
+            Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &args, data_class: DataClass::Restricted };
         let proof = crate::proof::UnverifiedProof::sign(&key(10), verified.hash(), &call, UtcMillis(2_000_000), &[7; 16], [1; 16], Seed::from_bytes([3; 32]));
         let proof = proof.verify(verified.last_holder(), verified.hash(), &call).unwrap();
         let relied = Some(Relied { epoch: 1, seq: 4, hash: [5; 32], utc: UtcMillis(1_999_950) });
-        let evidence = Evidence { from: (VerifierId::from_bytes([6; 16]), [8; 16], 1), token: (&token, &verified), proof: Some(&proof), policy: &ToolPolicy::STRICT, time: UtcMillis(2_000_000), relied, key_list_version: 1 };
+        let evidence = Evidence {
+            from: (VerifierId::from_bytes([6; 16]), [8; 16], 1),
+            token: (&token, &verified),
+            proof: Some(&proof),
+            policy: &ToolPolicy::STRICT,
+            time: UtcMillis(2_000_000),
+            relied,
+            key_list_version: 1,
+        };
         Receipt::record(&call, &evidence, verdict)
     }
 

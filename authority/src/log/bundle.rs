@@ -12,11 +12,7 @@
 //!
 //! Built and read in memory: [`Limits`] bounds the file, and with it all that is kept.
 
-mod read;
-#[cfg(test)]
-mod tests;
-
-pub use read::{Bundle, Limits, LoadError};
+use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 use procura_verifier::ids::{Key, Tenant, UtcMillis};
@@ -28,8 +24,14 @@ use super::checkpoint::{Checkpoint, CheckpointError, Origin, Vkey};
 use super::dsse::{self, EnvelopeError};
 use super::event::Digest;
 use super::tile::{EntriesError, Layer, TilePath, push_entry};
-use super::tree::{MAX_LEVELS, TILE_WIDTH, TileUpdate, Tree, leaf_hash};
+use super::tree::{MAX_LEVELS, TILE_WIDTH, Tree, leaf_hash};
 use super::ustar;
+
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use read::{Bundle, Limits, LoadError};
 
 /// Longest feed message in a bundle, in bytes.
 pub const MAX_FEED_MESSAGE_BYTES: usize = 64 * 1024;
@@ -106,7 +108,8 @@ pub struct BundleWriter<'a> {
     list: &'a KeyList,
     signed_list: Vec<u8>,
     tree: Tree,
-    tiles: Vec<TileUpdate>,
+    /// By level and index; a partial tile is replaced by the wider one of the next round.
+    tiles: BTreeMap<(u8, u64), Vec<u8>>,
     entries: Vec<Vec<u8>>,
     feed: Vec<u8>,
 }
@@ -117,21 +120,24 @@ impl<'a> BundleWriter<'a> {
         if key_list_hash(signed) != *list.hash() {
             return Err(ExportError::KeyList);
         }
-        Ok(Self { list, signed_list: signed.to_bytes(), tree: Tree::new(), tiles: Vec::new(), entries: Vec::new(), feed: Vec::new() })
+        Ok(Self { list, signed_list: signed.to_bytes(), tree: Tree::new(), tiles: BTreeMap::new(), entries: Vec::new(), feed: Vec::new() })
     }
 
     /// The next leaf, as stored.
     pub fn leaf(&mut self, stored: &[u8]) -> Result<(), ExportError> {
         if self.tree.size().is_multiple_of(TILE_WIDTH) {
             self.entries.push(Vec::new());
-            // Full tiles only: the partial ones are taken at the end.
-            self.tiles.extend(self.tree.take_changed_tiles().into_iter().filter(|t| t.width() == TILE_WIDTH));
+            self.take_tiles();
         }
         if let Some(bundle) = self.entries.last_mut() {
             push_entry(bundle, stored)?;
         }
         self.tree.append(leaf_hash(stored));
         Ok(())
+    }
+
+    fn take_tiles(&mut self) {
+        self.tiles.extend(self.tree.take_changed_tiles().into_iter().map(|t| ((t.level, t.index), t.hashes)));
     }
 
     /// The next signed feed message, as published.
@@ -160,13 +166,10 @@ impl<'a> BundleWriter<'a> {
         if head.size != size || head.root != self.tree.root() {
             return Err(ExportError::Root { got: size, expected: head.size });
         }
-        self.tiles.extend(self.tree.take_changed_tiles());
-        // A partial tile that later filled, or filled twice, is out of the way: one per place, level by level.
-        self.tiles.sort_by_key(|t| (t.level, t.index));
-
+        self.take_tiles();
         let fixed = [checkpoint.to_vec(), self.feed, self.signed_list];
         let vkeys_text = vkeys.iter().map(|k| vkey_member(k).into_bytes());
-        let bodies = fixed.into_iter().chain(vkeys_text).chain(self.tiles.into_iter().map(|t| t.hashes)).chain(self.entries);
+        let bodies = fixed.into_iter().chain(vkeys_text).chain(self.tiles.into_values()).chain(self.entries);
         let members: Vec<(String, Vec<u8>)> = layout(size, &vkeys).into_iter().zip(bodies).collect();
         let manifest = Manifest {
             format: FORMAT.to_owned(),

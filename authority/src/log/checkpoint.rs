@@ -270,7 +270,13 @@ mod tests {
         };
         let text = checkpoint().text();
         assert!(signed(&text).is_ok());
-        for bad in [format!("{text}extension\n"), text.replace("\n42\n", "\n042\n"), text.replace("\n42\n", "\n+42\n"), text.replace("\n42\n", "\n\n42\n"), text.replace("=\n", "\n")] {
+        for bad in [
+            format!("{text}extension\n"),
+            text.replace("\n42\n", "\n042\n"),
+            text.replace("\n42\n", "\n+42\n"),
+            text.replace("\n42\n", "\n\n42\n"),
+            text.replace("=\n", "\n"),
+        ] {
             assert!(matches!(signed(&bad), Err(CheckpointError::Malformed(_))), "{bad}");
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! No personal text: humans by hid, everything a person wrote or read as a salted hash.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -54,11 +53,14 @@ impl Digest {
 }
 hashed_or_encoded!(Digest, "expected 64 lower-case hex digits");
 
-/// Bytes of another format inside JSON: base64url without padding.
+/// Bytes of another format inside JSON: base64url without padding. Base64 twice over: at most [`Encoded::MAX_BYTES`] fit a leaf.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Encoded(pub Vec<u8>);
 
 impl Encoded {
+    /// What fits a leaf of any kind, in bytes. Whoever takes receipts, counts or feed items in refuses longer ones at the door.
+    pub const MAX_BYTES: usize = 35 * 1024;
+
     fn text(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(&self.0)
     }
@@ -252,14 +254,12 @@ events! {
         /// The verifier.
         verifier: VerifierId,
     }
-    /// How often a verifier denied before signatures and proof were verified.
+    /// How often a verifier denied, in one minute and per cause, before signatures and proof were verified.
     Denials = "denials" {
+        /// The counts as the verifier signed them.
+        denials: Encoded,
         /// The verifier.
         verifier: VerifierId,
-        /// Minutes since 1970.
-        minute: u64,
-        /// Count per cause.
-        counts: BTreeMap<String, u64>,
     }
     /// The feed began to count anew.
     EpochStart = "epoch_start" {
@@ -324,7 +324,7 @@ impl Event {
             Self::Revoke(e) => artifact("item".to_owned(), Digest::of(&e.item.0)),
             Self::Verifier(e) => named(e.verifier.to_string()),
             Self::Receipt(e) => artifact("receipt".to_owned(), Digest::of(&e.receipt.0)),
-            Self::Denials(e) => named(format!("{}/{}", e.verifier, e.minute)),
+            Self::Denials(e) => artifact("denials".to_owned(), Digest::of(&e.denials.0)),
             Self::EpochStart(e) => named(format!("epoch/{}", e.epoch)),
         }
     }

@@ -3,8 +3,8 @@
 use ed25519_dalek::SigningKey;
 use procura_verifier::ids::{Key, Tenant, UtcMillis};
 
-pub use super::dsse::{EnvelopeError, key_id};
 use super::dsse;
+pub use super::dsse::{EnvelopeError, key_id};
 use super::event::{Event, Stated};
 use super::tile::MAX_LEAF_BYTES;
 use super::tree::{Hash, leaf_hash};
@@ -171,7 +171,7 @@ mod tests {
             Revoke { item: Encoded(vec![1, 2, 3]), by: Actor::Human(human), reason_hash: Some(Digest([2; 32])), delegation: None }.into(),
             Verifier { verifier, key: holder, service: "payments".into(), instance: "1".into(), by: Actor::LocalOperator }.into(),
             Receipt { receipt: Encoded(vec![]), verifier }.into(),
-            Denials { verifier, minute: 3, counts: [("malformed".into(), 7)].into() }.into(),
+            Denials { denials: Encoded(vec![3]), verifier }.into(),
             EpochStart { epoch: 2, previous: Some(head), by: Actor::LocalOperator }.into(),
         ]
     }
@@ -202,31 +202,31 @@ mod tests {
 
     #[test]
     fn a_statement_is_in_toto_v1_and_stable() {
-        let denials: Event = Denials { verifier: VerifierId::from_bytes([4; 16]), minute: 3, counts: [("malformed".into(), 7)].into() }.into();
-        let name = "vrf_04040404040404040404040404040404/3";
         let expected = format!(
-            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"name":"{name}","digest":{{"sha256":"{}"}}}}],"predicateType":"https://procura.dev/attest/denials/v1","predicate":{{"tenant":"acme","at_ms":77,"event":{{"verifier":"vrf_04040404040404040404040404040404","minute":3,"counts":{{"malformed":7}}}}}}}}"#,
-            Digest::of(name.as_bytes())
+            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"name":"epoch/2","digest":{{"sha256":"{}"}}}}],"predicateType":"https://procura.dev/attest/epoch_start/v1","predicate":{{"tenant":"acme","at_ms":77,"event":{{"epoch":2,"previous":{{"epoch":1,"seq":9,"hash":"{}"}},"by":"local-operator"}}}}}}"#,
+            Digest::of(b"epoch/2"),
+            "05".repeat(32)
         );
-        assert_eq!(statement(&denials), expected);
+        assert_eq!(statement(&events()[9]), expected);
     }
 
     #[test]
     fn a_statement_of_another_form_is_refused() {
-        let text = statement(&events()[8]);
+        let text = statement(&events()[9]);
         assert!(open_statement(&text).is_ok());
-        let subject = Digest::of(b"vrf_04040404040404040404040404040404/3").to_string();
+        let subject = Digest::of(b"epoch/2").to_string();
         for (bad, why) in [
             (text.replacen('{', "{\"more\":1,", 1), "an unknown field"),
-            (text.replace("\"minute\":3", "\"minute\":3,\"more\":1"), "an unknown field of the event"),
-            (text.replace("\"minute\":3", "\"minute\":3,\"minute\":3"), "a duplicate key"),
-            (text.replace("{\"malformed\":7}", "{\"malformed\":7,\"malformed\":8}"), "a duplicate key in a map"),
-            (text.replace("\"minute\":3", "\"minute\":3.0"), "a float"),
-            (text.replace("\"minute\":3", "\"minute\":-3"), "a negative minute"),
-            (text.replace("\"minute\":3,", ""), "a missing field"),
-            (text.replace("denials/v1", "denials/v2"), "another version"),
-            (text.replace("denials/v1", "unheard/v1"), "an unknown kind"),
-            (text.replace("denials/v1", "receipt/v1"), "another kind"),
+            (text.replace("\"epoch\":2", "\"epoch\":2,\"more\":1"), "an unknown field of the event"),
+            (text.replace("\"epoch\":2", "\"epoch\":2,\"epoch\":2"), "a duplicate key"),
+            (text.replace("\"seq\":9", "\"seq\":9,\"s\\u0065q\":9"), "a duplicate key further down"),
+            (text.replace("\"seq\":9", "\"seq\":9.0"), "a float"),
+            (text.replace("\"seq\":9", "\"seq\":-9"), "a negative number"),
+            (text.replace("\"epoch\":2,", ""), "a missing field"),
+            (text.replace("epoch_start/v1", "epoch_start/v2"), "another version"),
+            (text.replace("epoch_start/v1", "unheard/v1"), "an unknown kind"),
+            (text.replace("epoch_start/v1", "receipt/v1"), "another kind"),
+            (text.replace("local-operator", "somebody"), "an unknown actor"),
             (text.replace("Statement/v1", "Statement/v0.1"), "another statement"),
             (text.replace(&subject, &"0".repeat(64)), "another subject"),
             (text.replace(&subject, &subject.to_uppercase()), "upper-case hex"),
@@ -258,7 +258,11 @@ mod tests {
     fn a_leaf_fits_an_entry_bundle_or_is_not_made() {
         let receipt = |len: usize| Receipt { receipt: Encoded(vec![0; len]), verifier: VerifierId::from_bytes([4; 16]) }.into();
         let sign = |event: &Event| SignedLeaf::sign(event, &"acme".parse().unwrap(), UtcMillis(77), &key());
-        assert!(sign(&receipt(36_000)).is_ok());
+        assert!(sign(&receipt(Encoded::MAX_BYTES)).is_ok());
+        let encoded = || Encoded(vec![0; Encoded::MAX_BYTES]);
+        assert!(sign(&KeyListRecorded { version: u64::MAX, hash: Digest([6; 32]), key_list: encoded() }.into()).is_ok());
+        let (human, delegation) = (HumanId::from_bytes([1; 16]), Some(DelegationId::from_bytes([3; 16])));
+        assert!(sign(&Revoke { item: encoded(), by: Actor::Human(human), reason_hash: Some(Digest([2; 32])), delegation }.into()).is_ok());
         assert!(matches!(sign(&receipt(38_000)), Err(LeafError::TooLong(_))));
         assert_eq!(OpenedLeaf::open(&vec![b' '; MAX_LEAF_BYTES + 1], known), Err(LeafError::TooLong(MAX_LEAF_BYTES + 1)));
     }

@@ -10,6 +10,7 @@ pub mod event;
 pub mod finding;
 pub mod leaf;
 pub mod proof;
+pub mod replay;
 pub mod tile;
 pub mod tree;
 mod ustar;

@@ -109,11 +109,7 @@ impl Tree {
                 break;
             }
             let (index, width) = (hashes / TILE_WIDTH, hashes % TILE_WIDTH);
-            let bytes = if width == 0 {
-                Vec::new()
-            } else {
-                read(level, index, width).map_err(|cause| RestoreError::Read { level, index, width, cause })?
-            };
+            let bytes = if width == 0 { Vec::new() } else { read(level, index, width).map_err(|cause| RestoreError::Read { level, index, width, cause })? };
             let (hashes, rest) = bytes.as_chunks::<32>();
             if hashes.len() as u64 != width || !rest.is_empty() {
                 return Err(RestoreError::Width { level, index, got: bytes.len(), expected: width as usize * 32 });

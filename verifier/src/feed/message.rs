@@ -309,12 +309,12 @@ impl Canonical for Message {
                 if seq == 0 {
                     return Err(Malformed::new("expected a number from 1"));
                 }
-                let n_items = list(d, MAX_ITEMS)?;
-                let item = |_| {
-                    array(d, 2)?;
-                    Ok((d.u64()?, Item::read(d)?))
-                };
-                let items = (0..n_items).map(item).collect::<Result<_, Malformed>>()?;
+                let items = (0..list(d, MAX_ITEMS)?)
+                    .map(|_| {
+                        array(d, 2)?;
+                        Ok((d.u64()?, Item::read(d)?))
+                    })
+                    .collect::<Result<_, Malformed>>()?;
                 Ok(Self::Batch(Batch { tenant, epoch, seq, prev, issued, items }))
             }
             (2, 13) => {
@@ -322,12 +322,12 @@ impl Canonical for Message {
                 let (t_us, utc, key_list_version, key_list_hash) = (d.u64()?, UtcMillis(d.u64()?), d.u64()?, fixed(d)?);
                 array(d, 2)?;
                 let checkpoint = (d.u64()?, fixed(d)?);
-                let n_nonces = list(d, MAX_NONCES)?;
-                let nonce = |_| {
-                    let nonce = d.bytes()?;
-                    if (16..=32).contains(&nonce.len()) { Ok(nonce.to_vec()) } else { Err(Malformed::new("expected nonces of 16 to 32 bytes")) }
-                };
-                let nonces = (0..n_nonces).map(nonce).collect::<Result<_, Malformed>>()?;
+                let nonces = (0..list(d, MAX_NONCES)?)
+                    .map(|_| {
+                        let nonce = d.bytes()?;
+                        if (16..=32).contains(&nonce.len()) { Ok(nonce.to_vec()) } else { Err(Malformed::new("expected nonces of 16 to 32 bytes")) }
+                    })
+                    .collect::<Result<_, Malformed>>()?;
                 let beat = Heartbeat { tenant, epoch, head_seq, head_hash, clock, t_us, utc, key_list_version, key_list_hash, checkpoint, nonces };
                 Ok(Self::Heartbeat(beat))
             }
@@ -471,3 +471,79 @@ const VERSION: u8 = 1;
 /// Never reached: 64 KiB hold fewer.
 const MAX_ITEMS: usize = 4096;
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::fixture;
+    use proptest::prelude::*;
+
+    fn item() -> impl Strategy<Value = Item> {
+        prop_oneof![
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Tid { tid: Tid::from_bytes(id), exp_secs }),
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Lid { lid: Lid::from_bytes(id), exp_secs }),
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Block { block: BlockId::from_bytes(id), exp_secs }),
+            any::<[u8; 32]>().prop_map(|key| Item::HolderKey { key: Key::from_bytes(key) }),
+            any::<([u8; 16], u64)>().prop_map(|(id, generation)| Item::Floor { scope: FloorScope::Human(HumanId::from_bytes(id)), generation }),
+            any::<u64>().prop_map(|generation| Item::Floor { scope: FloorScope::Global, generation }),
+            (6..=255_u8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(kind, body)| Item::Unknown { kind, body }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_reads_what_it_writes_and_no_other_bytes(items in prop::collection::vec((any::<u64>(), item()), 0..20), at in 0_usize..400, bit in 0..8) {
+            let batch = Message::Batch(Batch { tenant: fixture::tenant(), epoch: 1, seq: 7, prev: [3; 32], issued: UtcMillis(9), items });
+            let bytes = batch.to_bytes();
+            prop_assert_eq!(Message::from_bytes(&bytes), Ok(batch));
+            let mut other = bytes.clone();
+            if let Some(b) = other.get_mut(at) {
+                *b ^= 1_u8 << bit;
+                // Another message or none, never a second form of this one.
+                if let Ok(read) = Message::from_bytes(&other) {
+                    prop_assert_eq!(read.to_bytes(), other);
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SignedMessage::from_bytes(&bytes);
+            let _ = Message::from_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn only_a_living_feed_key_of_the_tenant_inside_its_window_vouches() {
+        let keys = fixture::key_list(1, &[]);
+        let beat = |utc| Message::Heartbeat(fixture::heartbeat(utc));
+        let signed = SignedMessage::sign(&beat(fixture::UTC), &fixture::feed_key());
+        assert!(signed.verify(&keys, None).is_ok());
+        assert!(signed.verify(&keys, Some(fixture::UTC)).is_ok());
+        assert!(matches!(signed.verify(&keys, Some(fixture::FEED_UNTIL.plus(1))), Err(FeedError::Window { .. })), "an ended key beats on");
+        let late = SignedMessage::sign(&beat(fixture::FEED_UNTIL.plus(1)), &fixture::feed_key());
+        assert!(matches!(late.verify(&keys, None), Err(FeedError::Window { .. })));
+        let stranger = SignedMessage::sign(&beat(fixture::UTC), &ed25519_dalek::SigningKey::from_bytes(&[99; 32]));
+        assert!(matches!(stranger.verify(&keys, None), Err(FeedError::UnknownKey { .. })));
+        let dead = fixture::key_list(2, &[Key::of(&fixture::feed_key())]);
+        assert!(matches!(signed.verify(&dead, None), Err(FeedError::UnknownKey { .. })));
+        let mut forged = signed.clone();
+        forged.signature = [0; 64];
+        assert_eq!(forged.verify(&keys, None), Err(FeedError::Signature));
+        let other = Message::Heartbeat(Heartbeat { tenant: "other".parse().unwrap(), ..fixture::heartbeat(fixture::UTC) });
+        assert!(matches!(SignedMessage::sign(&other, &fixture::feed_key()).verify(&keys, None), Err(FeedError::Tenant { .. })));
+    }
+
+    #[test]
+    fn the_longest_message_fits_and_one_more_byte_does_not() {
+        let keys = fixture::key_list(1, &[]);
+        let of = |n| {
+            let items = vec![(1, Item::Unknown { kind: 9, body: vec![0; n] })];
+            Message::Batch(Batch { tenant: fixture::tenant(), epoch: 1, seq: 1, prev: [0; 32], issued: fixture::UTC, items })
+        };
+        let empty = SignedMessage::sign(&of(MAX_MESSAGE_BYTES / 2), &fixture::feed_key()).to_bytes().len() - MAX_MESSAGE_BYTES / 2;
+        let fits = SignedMessage::sign(&of(MAX_MESSAGE_BYTES - empty), &fixture::feed_key()).to_bytes();
+        assert_eq!(fits.len(), MAX_MESSAGE_BYTES);
+        assert!(SignedMessage::from_bytes(&fits).unwrap().verify(&keys, None).is_ok());
+        assert!(SignedMessage::from_bytes(&SignedMessage::sign(&of(MAX_MESSAGE_BYTES - empty + 1), &fixture::feed_key()).to_bytes()).is_err());
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
 use procura_verifier::ids::{Key, Tenant};
-use procura_verifier::key_list::{Anchors, KeyList, KeyUse, ListedKey, UnverifiedKeyList};
+use procura_verifier::key_list::{Anchors, KeyList, KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 
 use super::super::checkpoint::Checkpoint;
@@ -201,7 +201,9 @@ fn check_listing<'a>(members: &[Member<'a>], manifest: &Manifest, list: &KeyList
     }
     match (rest.get(expected.len()), manifest.members.get(expected.len())) {
         (Some((path, _)), _) => Err(container(path, &"is not a member of a bundle of that size")),
-        (None, Some(listed)) => Err(container(MANIFEST, &format_args!("lists `{}`, which is not a member of a bundle of that size", listed.path.escape_default()))),
+        (None, Some(listed)) => {
+            Err(container(MANIFEST, &format_args!("lists `{}`, which is not a member of a bundle of that size", listed.path.escape_default())))
+        }
         (None, None) => Ok(rest.to_vec()),
     }
 }
@@ -265,7 +267,7 @@ struct KeyBook<'a> {
     /// By the index of the leaf.
     lists: BTreeMap<u64, KeyList>,
     /// The event keys of the last list by their ids.
-    event_keys: HashMap<String, ListedKey>,
+    event_keys: HashMap<String, Key>,
 }
 
 impl KeyBook<'_> {
@@ -282,22 +284,18 @@ impl KeyBook<'_> {
             if before.is_some_and(|b| version <= b) {
                 return Err(wrong(FindingClass::State, &format_args!("records key list version {version} after version {}", before.unwrap_or_default())));
             }
-            self.event_keys = list.of(KeyUse::Event).map(|k| (key_id(&k.key), k.clone())).collect();
+            self.event_keys = list.of(KeyUse::Event).map(|k| (key_id(&k.key), k.key)).collect();
             self.lists.insert(index, list);
         } else if self.lists.is_empty() {
             return Err(wrong(FindingClass::Leaf, &"expected the first leaf to record the key list"));
         }
-        let opened = leaf.verify(|id| self.event_keys.get(id).map(|k| k.key)).map_err(|e| wrong(FindingClass::Leaf, &e))?;
+        let opened = leaf.verify(|id| self.event_keys.get(id).copied()).map_err(|e| wrong(FindingClass::Leaf, &e))?;
         if opened.tenant != *self.tenant {
             return Err(wrong(FindingClass::Leaf, &format_args!("is of tenant `{}`, expected `{}`", opened.tenant, self.tenant)));
         }
-        if !self.is_in_window(&opened.key, &opened) {
+        if !self.lists.values().next_back().is_some_and(|list| list.is_live(KeyUse::Event, &opened.key, opened.at)) {
             return Err(wrong(FindingClass::Leaf, &format_args!("event key `{}` was outside its window at {}", opened.key, opened.at)));
         }
         Ok(opened)
-    }
-
-    fn is_in_window(&self, key: &Key, leaf: &OpenedLeaf) -> bool {
-        self.lists.values().next_back().is_some_and(|list| list.is_live(KeyUse::Event, key, leaf.at))
     }
 }
