@@ -15,5 +15,6 @@ pub mod proof;
 pub mod receipt;
 pub mod revocation;
 pub mod token;
+pub mod trust;
 pub mod vocabulary;
 pub mod wire;
