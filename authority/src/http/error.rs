@@ -45,6 +45,24 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the authority cannot do this just now; try again")
     }
 
+    /// For what the framework refused before a handler saw it.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let (code, message) = match status {
+            StatusCode::NOT_FOUND => ("not_found", "no such route"),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "the route is there, the method is not"),
+            StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the body is longer than this route takes"),
+            StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the authority cannot do this just now; try again"),
+            s if s.is_client_error() => ("bad_request", "expected the parameters that the route takes, once each, in UTF-8"),
+            _ => ("internal", "the authority failed; the request id is in its log"),
+        };
+        Self::new(status, code, message)
+    }
+
+    /// The whole answer.
+    pub(super) fn with_request_id(self, id: Option<String>) -> Response {
+        (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message, "request_id": id }))).into_response()
+    }
+
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
