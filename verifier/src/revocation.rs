@@ -182,15 +182,14 @@ impl View {
         if self.stuck.load(Ordering::Acquire) {
             return;
         }
-        let fresh = at.0.saturating_add(1);
-        if self.fresh.load(Ordering::Relaxed) >= fresh {
-            return;
-        }
-        if let Ok(mut slot) = self.relied.write() {
+        // L7: release, after the items.
+        let before = self.fresh.fetch_max(at.0.saturating_add(1), Ordering::Release);
+        // After it: a receipt may claim less than was looked at, never more.
+        if before <= at.0
+            && let Ok(mut slot) = self.relied.write()
+        {
             *slot = Some(relied);
         }
-        // L7: release, after the items.
-        self.fresh.fetch_max(fresh, Ordering::Release);
     }
 
     /// Stale at once, until something is published again.
@@ -637,7 +636,7 @@ impl AuthorityUtc {
     }
 }
 
-/// The two libraries' locks and atomics: loom tries out every interleaving of its own.
+/// Locks and atomics: std's, or loom's, which tries out every interleaving.
 mod sync {
     #[cfg(all(test, loom))]
     pub(super) use loom::sync::{

@@ -220,6 +220,11 @@ impl FeedState {
         nonce
     }
 
+    /// True while no answer to this nonce has come.
+    pub fn awaits(&self, nonce: &Nonce) -> bool {
+        self.nonces.iter().any(|(asked, _)| asked == nonce)
+    }
+
     /// Looks at the clocks and collects what has expired. To be called every few hundred milliseconds, at least once a second.
     pub fn tick(&mut self, now: BootTime, wall: UtcMillis) -> Need {
         if now.micros_since(self.collected) >= COLLECT_EVERY_US {
