@@ -11,7 +11,8 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, Ve
 
 use super::plan::{Facts, Needs, Plan};
 use super::{
-    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord, partial_tiles, restored,
+    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord,
+    partial_tiles, restored,
 };
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;

@@ -97,7 +97,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn make(tenant: &Tenant, head: Head, mut tree: Tree, mut facts: Facts, batch: &Batch) -> Self {
-        let (mut outcomes, mut accepted, mut writer) = (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
+        let (mut outcomes, mut accepted, mut writer) =
+            (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
         for (at, change) in batch.changes.iter().enumerate() {
             if let Err(refused) = facts.allow(tenant, change) {
                 outcomes.push(Err(refused));
