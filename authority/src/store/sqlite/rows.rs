@@ -63,6 +63,7 @@ pub(super) struct AgentRow {
     name: String,
     owner: Vec<u8>,
     state: String,
+    generation: i64,
     created_ms: i64,
 }
 
@@ -75,6 +76,7 @@ impl TryFrom<AgentRow> for Agent {
             name: r.name.parse().map_err(|_| StoreError::Inconsistent { table: "agent", column: "name", id: hex::encode(&r.id) })?,
             owner: HumanId::from_bytes(fixed(&r.owner, "agent", "owner")?),
             state,
+            generation: number(r.generation, "agent", "generation")?,
             created: UtcMillis(number(r.created_ms, "agent", "created_ms")?),
         })
     }
