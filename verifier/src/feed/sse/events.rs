@@ -26,7 +26,7 @@ impl EventReader {
                 }
                 _ => {
                     self.after_cr = false;
-                    if self.line.len() >= self.max + FIELD.len() + 1 {
+                    if self.line.len() > self.max + FIELD.len() {
                         return None;
                     }
                     self.line.push(byte);
