@@ -36,7 +36,7 @@ pub enum Value {
     Map(BTreeMap<String, Value>),
 }
 
-/// The arguments of a call, by name. At most 64, at most 32 KiB, nested at most 8 deep.
+/// The arguments of a call, by name. At most 64, at most 16 KiB, nested at most 8 deep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Arguments(BTreeMap<Name, Value>);
 
@@ -44,7 +44,7 @@ impl Arguments {
     /// Most arguments.
     pub const MAX: usize = 64;
     /// Longest JSON text or CBOR form, in bytes.
-    pub const MAX_BYTES: usize = 32 * 1024;
+    pub const MAX_BYTES: usize = 16 * 1024;
     const MAX_NESTING: usize = 8;
 
     /// Reads a JSON object. Refuses floats, integers beyond i64, duplicate keys at any depth, and names that are not [`Name`]s.
@@ -52,7 +52,8 @@ impl Arguments {
         if json.len() > Self::MAX_BYTES {
             return Err(Malformed(format!("arguments are {} bytes long, expected at most {}", json.len(), Self::MAX_BYTES).into()));
         }
-        let value: Value = serde_json::from_slice(json).map_err(|_| Malformed::new("expected arguments as a JSON object without floats, duplicate keys or integers beyond 64 bits"))?;
+        let value: Value = serde_json::from_slice(json)
+            .map_err(|_| Malformed::new("expected arguments as a JSON object without floats, duplicate keys or integers beyond 64 bits"))?;
         let Value::Map(map) = value else { return Err(Malformed::new("expected arguments as a JSON object")) };
         let mut out = Self::default();
         for (name, value) in map {
@@ -247,7 +248,13 @@ fn head(e: &mut Enc, tenant: &Tenant, audience: &str, tool: &Name, action: &Name
 pub fn commit(salt: &[u8; 32], name: &Name, value: &Value) -> [u8; 32] {
     // A name is at most 48 bytes: one byte of length keeps name and value apart.
     let length = u8::try_from(name.as_str().len()).unwrap_or(u8::MAX);
-    Sha256::new_with_prefix(b"procura-argument/1\0").chain_update(salt).chain_update([length]).chain_update(name.as_str()).chain_update(value.to_bytes()).finalize().into()
+    Sha256::new_with_prefix(b"procura-argument/1\0")
+        .chain_update(salt)
+        .chain_update([length])
+        .chain_update(name.as_str())
+        .chain_update(value.to_bytes())
+        .finalize()
+        .into()
 }
 
 /// The secret from which the salts of all arguments of one call are made. Travels beside the proof, never into a receipt.
@@ -317,7 +324,9 @@ impl<'de> serde::Deserialize<'de> for Value {
                     }
                 }
                 Ok(match (out.len(), out.get("minor"), out.get("unit")) {
-                    (2, Some(Value::Int(minor)), Some(Value::Text(text))) => Value::Quantity { minor: *minor, unit: unit(text).map_err(serde::de::Error::custom)? },
+                    (2, Some(Value::Int(minor)), Some(Value::Text(text))) => {
+                        Value::Quantity { minor: *minor, unit: unit(text).map_err(serde::de::Error::custom)? }
+                    }
                     _ => Value::Map(out),
                 })
             }
@@ -341,7 +350,19 @@ mod tests {
         for (_, value) in args.iter() {
             assert_eq!(&Value::from_bytes(&value.to_bytes()).unwrap(), value);
         }
-        for bad in [r#"{"a":1.0}"#, r#"{"a":1e2}"#, r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":9223372036854775808}"#, r#"{"A":1}"#, "[]", "", "{}x", r#"{"a":{"minor":1,"unit":""}}"#, r#"{"a":[[[[[[[[1]]]]]]]]}"#] {
+        for bad in [
+            r#"{"a":1.0}"#,
+            r#"{"a":1e2}"#,
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":{"b":1,"b":2}}"#,
+            r#"{"a":9223372036854775808}"#,
+            r#"{"A":1}"#,
+            "[]",
+            "",
+            "{}x",
+            r#"{"a":{"minor":1,"unit":""}}"#,
+            r#"{"a":[[[[[[[[1]]]]]]]]}"#,
+        ] {
             assert!(Arguments::from_json(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Arguments::from_json(b"{\"a\":\"\xff\"}").is_err());
@@ -349,11 +370,14 @@ mod tests {
 
     #[test]
     fn the_call_hash_tells_absent_from_null_and_every_part_from_every_other() {
-        let (tenant, audience, tool, action, resource) = ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu".parse().unwrap());
-        let (other_tenant, other_audience, other_name, other_resource) = ("acme2".parse().unwrap(), "payments/2".parse().unwrap(), "other".parse().unwrap(), "acct/us".parse().unwrap());
+        let (tenant, audience, tool, action, resource) =
+            ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu".parse().unwrap());
+        let (other_tenant, other_audience, other_name, other_resource) =
+            ("acme2".parse().unwrap(), "payments/2".parse().unwrap(), "other".parse().unwrap(), "acct/us".parse().unwrap());
         let args = |json: &str| Arguments::from_json(json.as_bytes()).unwrap();
         let (none, null, one, text) = (args("{}"), args(r#"{"a":null}"#), args(r#"{"a":1}"#), args(r#"{"a":"1"}"#));
-        let call = Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &none, data_class: DataClass::Restricted };
+        let call =
+            Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &none, data_class: DataClass::Restricted };
         let seed = Seed::from_bytes([1; 32]);
         let calls = [
             call,

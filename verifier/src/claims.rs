@@ -70,7 +70,8 @@ impl FromStr for Audience {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let (service, instance) = text.split_once('/').map_or((text, None), |(s, i)| (s, Some(i)));
-        let instance_fits = instance.is_none_or(|i| (1..=16).contains(&i.len()) && i.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+        let instance_fits =
+            instance.is_none_or(|i| (1..=16).contains(&i.len()) && i.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         if !instance_fits {
             return Err(Malformed::new("expected an instance of 1 to 16 of a-z, 0-9, `-` after the `/` of an audience"));
         }
@@ -629,7 +630,13 @@ mod tests {
     fn a_capability_includes_what_is_narrower() {
         let cap = |resource: &str, max: Option<i64>| {
             let limits = max.map(|max| Limit::AtMost { arg: "amount".parse().expect("a name"), max, unit: "EUR".parse().expect("a unit") });
-            Capability::new("payments".parse().expect("a name"), "transfer".parse().expect("a name"), resource.parse().expect("a pattern"), limits.into_iter().collect()).expect("a capability")
+            Capability::new(
+                "payments".parse().expect("a name"),
+                "transfer".parse().expect("a name"),
+                resource.parse().expect("a pattern"),
+                limits.into_iter().collect(),
+            )
+            .expect("a capability")
         };
         assert!(cap("acct/*", Some(500)).includes(&cap("acct/eu/*", Some(400))));
         assert!(!cap("acct/*", Some(500)).includes(&cap("acct/eu/*", Some(501))));

@@ -170,7 +170,15 @@ pub struct Allow {
 ///
 /// `arrived` is when the request came in: a generation above the known floor is `stale` until the view is fresh as of
 /// then, and `malformed` after (law 6). On `stale` the caller refreshes the view once and decides again.
-pub fn decide(token: &VerifiedToken, call: &Call<'_>, possession: Possession<'_>, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock, arrived: BootTime) -> Decision {
+pub fn decide(
+    token: &VerifiedToken,
+    call: &Call<'_>,
+    possession: Possession<'_>,
+    policy: &ToolPolicy,
+    view: &impl RevocationView,
+    clock: &dyn Clock,
+    arrived: BootTime,
+) -> Decision {
     // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
     let fresh_as_of = view.fresh_as_of();
     let lookup = view.lookup(&lineage(token));
@@ -217,7 +225,14 @@ pub fn lineage(token: &VerifiedToken) -> Lineage<'_> {
 }
 
 /// The causes that stand before any question of time: malformed to revoked. Replay of the log asks the same function.
-pub fn before_time(token: &VerifiedToken, call: &Call<'_>, possession: Possession<'_>, policy: &ToolPolicy, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
+pub fn before_time(
+    token: &VerifiedToken,
+    call: &Call<'_>,
+    possession: Possession<'_>,
+    policy: &ToolPolicy,
+    keys: &KeyList,
+    lookup: Lookup,
+) -> Result<(), Cause> {
     let b = token.block0();
     if policy.unsealed == Accept::No && !token.is_sealed() {
         return Err(Cause::Malformed);
@@ -227,7 +242,9 @@ pub fn before_time(token: &VerifiedToken, call: &Call<'_>, possession: Possessio
         return Err(Cause::Malformed);
     }
     // L1: inside the window of a root key that lives now; cards by card keys that live now.
-    let inside = keys.find(KeyUse::Root, token.root()).is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
+    let inside = keys
+        .find(KeyUse::Root, token.root())
+        .is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
     if !inside || !token.card_keys().iter().all(|k| keys.find(KeyUse::Card, k).is_some()) {
         return Err(Cause::Signature);
     }

@@ -100,10 +100,7 @@ impl Canonical for KeyListPayload {
         // A key listed twice, under one use or two, could be inside one window and outside another.
         let mut seen: Vec<_> = keys.iter().map(|k| k.key).collect();
         seen.sort_unstable();
-        if seen.windows(2).any(|w| w.first() == w.last())
-            || !keys.is_sorted_by_key(|k| (k.usage, k.key))
-            || !dead.is_sorted_by(|a, b| a < b)
-        {
+        if seen.windows(2).any(|w| w.first() == w.last()) || !keys.is_sorted_by_key(|k| (k.usage, k.key)) || !dead.is_sorted_by(|a, b| a < b) {
             return Err(Malformed::new("expected keys sorted and none listed twice"));
         }
         Ok(Self { tenant, version, issued, max_ttl_secs, keys, dead })

@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod call;
 pub mod card;
+pub mod challenge;
 pub mod claims;
 pub mod decision;
 pub mod feed;
@@ -14,5 +15,6 @@ pub mod proof;
 pub mod receipt;
 pub mod revocation;
 pub mod token;
+pub mod trust;
 pub mod vocabulary;
 pub mod wire;

@@ -36,7 +36,15 @@ pub struct UnverifiedProof {
 
 impl UnverifiedProof {
     /// Signs a call. `nonce_half` and `seed` are fresh and random for each call.
-    pub fn sign(holder: &ed25519_dalek::SigningKey, token_hash: &[u8; 32], call: &Call<'_>, time: UtcMillis, challenge: &Challenge, nonce_half: [u8; 16], seed: Seed) -> Self {
+    pub fn sign(
+        holder: &ed25519_dalek::SigningKey,
+        token_hash: &[u8; 32],
+        call: &Call<'_>,
+        time: UtcMillis,
+        challenge: &Challenge,
+        nonce_half: [u8; 16],
+        seed: Seed,
+    ) -> Self {
         let mut nonce = [0; 32];
         for (to, from) in nonce.iter_mut().zip(challenge.iter().chain(&nonce_half)) {
             *to = *from;
@@ -240,7 +248,9 @@ mod tests {
     }
 
     fn proof(n: u8, time: u64) -> UnverifiedProof {
-        with_call("payments/1", r#"{"amount":1}"#, |c| UnverifiedProof::sign(&key(10), &[1; 32], c, UtcMillis(time), &[7; 16], [n; 16], Seed::from_bytes([n; 32])))
+        with_call("payments/1", r#"{"amount":1}"#, |c| {
+            UnverifiedProof::sign(&key(10), &[1; 32], c, UtcMillis(time), &[7; 16], [n; 16], Seed::from_bytes([n; 32]))
+        })
     }
 
     fn verified(n: u8, time: u64) -> VerifiedProof {
@@ -250,7 +260,8 @@ mod tests {
     #[test]
     fn a_proof_is_for_one_holder_token_audience_and_call() {
         let holder = Key::of(&key(10));
-        let check = |audience: &str, json: &str, holder: &Key, token: [u8; 32]| with_call(audience, json, |c| proof(1, 5).verify(holder, &token, c).map(|_| ()));
+        let check =
+            |audience: &str, json: &str, holder: &Key, token: [u8; 32]| with_call(audience, json, |c| proof(1, 5).verify(holder, &token, c).map(|_| ()));
         assert_eq!(check("payments/1", r#"{"amount":1}"#, &holder, [1; 32]), Ok(()));
         assert_eq!(check("payments/2", r#"{"amount":1}"#, &holder, [1; 32]), Err(Cause::Audience));
         assert_eq!(check("payments/1", r#"{"amount":2}"#, &holder, [1; 32]), Err(Cause::Holder));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! receipt   = [payload bytes, signature]         signature by the verifier's enrolled key over "procura-receipt/1\0" || payload
-//! payload   = [1, verifier, number, tenant, audience, token, proof | null, tool, action, [segment, …], class,
+//! payload   = [1, verifier, run, number, tenant, audience, token, proof | null, tool, action, [segment, …], class,
 //!              [[name, commitment | [salt, value]], …], time_ms, bound_ms, [verdict, …], [epoch, seq, hash, utc_ms] | null, key list version]
 //! verdict   = [0] | [1, cause word] | [1, "revoked", what, seq] | [1, "frozen", id]
 //! ```
@@ -12,7 +12,7 @@
 use minicbor::Decoder;
 use sha2::{Digest as _, Sha256};
 
-use crate::call::{Arguments, Call, Seed, Value, call_hash, commit};
+use crate::call::{Arguments, Call, Value, call_hash, commit};
 use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
 use crate::decision::{self, Accept, Cause, Decision, Freshness, Possession, ToolPolicy};
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
@@ -54,7 +54,9 @@ pub enum ReceiptArg {
 pub struct Receipt {
     /// The enrolled verifier.
     pub verifier: VerifierId,
-    /// Its receipts, counted from 1 without gaps.
+    /// The run of the verifier's process that made it: random.
+    pub run: [u8; 16],
+    /// The run's receipts, counted from 1 without gaps.
     pub number: u64,
     /// The tenant of the resource.
     pub tenant: Tenant,
@@ -88,10 +90,8 @@ pub struct Receipt {
 
 /// What a receipt is made from, beside the call.
 pub struct Evidence<'a> {
-    /// The verifier.
-    pub verifier: VerifierId,
-    /// The receipt's number.
-    pub number: u64,
+    /// The verifier, its run, and the receipt's number in the run.
+    pub from: (VerifierId, [u8; 16], u64),
     /// The presented bytes and what they say.
     pub token: (&'a [u8], &'a VerifiedToken),
     /// The proof.
@@ -118,8 +118,9 @@ impl Receipt {
             (name.clone(), arg)
         };
         Self {
-            verifier: evidence.verifier,
-            number: evidence.number,
+            verifier: evidence.from.0,
+            run: evidence.from.1,
+            number: evidence.from.2,
             tenant: call.tenant.clone(),
             audience: call.audience.clone(),
             token: bytes.to_vec(),
@@ -156,7 +157,15 @@ impl Receipt {
     /// `lookup` is what the feed says of the token's lineage as of the position relied on.
     pub fn rederive(&self, token: &VerifiedToken, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
         let args = self.disclosed()?;
-        let call = Call { tenant: &self.tenant, audience: &self.audience, tool: &self.tool, action: &self.action, resource: &self.resource, args: &args, data_class: self.data_class };
+        let call = Call {
+            tenant: &self.tenant,
+            audience: &self.audience,
+            tool: &self.tool,
+            action: &self.action,
+            resource: &self.resource,
+            args: &args,
+            data_class: self.data_class,
+        };
         let proven = match &self.proof {
             Some(proof) if proof.audience == self.audience => proof.prove(token.last_holder(), token.hash(), &self.call_hash()),
             _ => None,
@@ -255,7 +264,14 @@ impl Canonical for Receipt {
     const MAX_BYTES: usize = MAX_TOKEN_BYTES + Arguments::MAX_BYTES + 4096;
 
     fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        e.array(17)?.u8(1)?.bytes(self.verifier.as_bytes())?.u64(self.number)?.str(self.tenant.as_str())?.str(self.audience.as_str())?.bytes(&self.token)?;
+        e.array(18)?
+            .u8(1)?
+            .bytes(self.verifier.as_bytes())?
+            .bytes(&self.run)?
+            .u64(self.number)?
+            .str(self.tenant.as_str())?
+            .str(self.audience.as_str())?
+            .bytes(&self.token)?;
         match &self.proof {
             None => e.null()?,
             Some(p) => e.array(4)?.str(p.audience.as_str())?.u64(p.time.0)?.bytes(&p.nonce)?.bytes(&p.signature)?,
@@ -288,11 +304,11 @@ impl Canonical for Receipt {
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        array(d, 17)?;
+        array(d, 18)?;
         if d.u8()? != 1 {
             return Err(Malformed::new("expected a receipt of version 1"));
         }
-        let (verifier, number) = (VerifierId::from_bytes(fixed(d)?), d.u64()?);
+        let (verifier, run, number) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?);
         let tenant = d.str()?.parse().map_err(|_| Malformed::new("expected a tenant name"))?;
         let audience = d.str()?.parse()?;
         let token = d.bytes()?.to_vec();
@@ -318,7 +334,25 @@ impl Canonical for Receipt {
             array(d, 4)?;
             Some(Relied { epoch: d.u64()?, seq: d.u64()?, hash: fixed(d)?, utc: UtcMillis(d.u64()?) })
         };
-        Ok(Self { verifier, number, tenant, audience, token, proof, tool, action, resource, data_class, args, time, bound_ms, verdict, relied, key_list_version: d.u64()? })
+        Ok(Self {
+            verifier,
+            run,
+            number,
+            tenant,
+            audience,
+            token,
+            proof,
+            tool,
+            action,
+            resource,
+            data_class,
+            args,
+            time,
+            bound_ms,
+            verdict,
+            relied,
+            key_list_version: d.u64()?,
+        })
     }
 }
 
@@ -360,28 +394,152 @@ fn signed_bytes(payload: &[u8]) -> Vec<u8> {
     [b"procura-receipt/1\0".as_slice(), payload].concat()
 }
 
+/// Denials that came before a token and its proof were verified: counts per cause, one record a minute.
+///
+/// ```text
+/// denials   = [[1, verifier, run, number, minute, [[cause word, count], …]] as bytes, signature]
+/// ```
+/// Signed over `"procura-denials/1\0" || payload`. Numbered apart from receipts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Denials {
+    /// The enrolled verifier.
+    pub verifier: VerifierId,
+    /// The run of its process.
+    pub run: [u8; 16],
+    /// The run's records, counted from 1 without gaps.
+    pub number: u64,
+    /// Minutes since 1970, authority time; 0 if unknown.
+    pub minute: u64,
+    /// Count per cause, sorted by word.
+    pub counts: Vec<(String, u64)>,
+}
+
+/// [`Denials`] as they travel and as a leaf holds them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SignedDenials {
+    payload: Vec<u8>,
+    signature: [u8; 64],
+}
+
+impl Denials {
+    /// Signs with the verifier's key.
+    pub fn sign(&self, key: &ed25519_dalek::SigningKey) -> SignedDenials {
+        use ed25519_dalek::Signer as _;
+        let payload = self.to_bytes();
+        let signature = key.sign(&[DENIALS_PREFIX, &payload].concat()).to_bytes();
+        SignedDenials { payload, signature }
+    }
+}
+
+impl SignedDenials {
+    /// The counts, if this verifier's key signed them.
+    pub fn open(&self, key: &Key) -> Result<Denials, Malformed> {
+        if !key.verifies(&[DENIALS_PREFIX, &self.payload].concat(), &self.signature) {
+            return Err(Malformed::new("counts are not signed by the verifier's enrolled key"));
+        }
+        Denials::from_bytes(&self.payload)
+    }
+
+    /// What it claims: whose key to look up.
+    pub fn claimed(&self) -> Result<Denials, Malformed> {
+        Denials::from_bytes(&self.payload)
+    }
+}
+
+impl Canonical for Denials {
+    const MAX_BYTES: usize = 1024;
+
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        e.array(6)?.u8(1)?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.u64(self.number)?.u64(self.minute)?.array(self.counts.len() as u64)?;
+        for (word, count) in &self.counts {
+            e.array(2)?.str(word)?.u64(*count)?;
+        }
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        array(d, 6)?;
+        if d.u8()? != 1 {
+            return Err(Malformed::new("expected counts of version 1"));
+        }
+        let (verifier, run, number, minute) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?, d.u64()?);
+        let counts = (0..list(d, PLAIN_CAUSES.len())?)
+            .map(|_| {
+                array(d, 2)?;
+                let word = d.str()?;
+                let known = PLAIN_CAUSES.iter().any(|c| c.word() == word);
+                if known { Ok((word.to_owned(), d.u64()?)) } else { Err(Malformed::new("expected a cause")) }
+            })
+            .collect::<Result<Vec<_>, Malformed>>()?;
+        if !counts.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(Malformed::new("expected counts sorted by cause, one each"));
+        }
+        Ok(Self { verifier, run, number, minute, counts })
+    }
+}
+
+impl Canonical for SignedDenials {
+    const MAX_BYTES: usize = 1200;
+
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        e.array(2)?.bytes(&self.payload)?.bytes(&self.signature)?;
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        array(d, 2)?;
+        Ok(Self { payload: d.bytes()?.to_vec(), signature: fixed(d)? })
+    }
+}
+
+const DENIALS_PREFIX: &[u8] = b"procura-denials/1\0";
+
 /// Causes that carry nothing.
 const PLAIN_CAUSES: [Cause; 15] = [
-    Cause::Malformed, Cause::Signature, Cause::Tenant, Cause::Audience, Cause::Holder, Cause::NotYetValid, Cause::Expired, Cause::Scope,
-    Cause::Limit, Cause::Approval, Cause::Stale, Cause::Replay, Cause::Budget, Cause::EngineLimit, Cause::Unavailable,
+    Cause::Malformed,
+    Cause::Signature,
+    Cause::Tenant,
+    Cause::Audience,
+    Cause::Holder,
+    Cause::NotYetValid,
+    Cause::Expired,
+    Cause::Scope,
+    Cause::Limit,
+    Cause::Approval,
+    Cause::Stale,
+    Cause::Replay,
+    Cause::Budget,
+    Cause::EngineLimit,
+    Cause::Unavailable,
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Seed;
     use crate::token::mint;
     use crate::token::tests::{block0, key, key_list};
 
     fn receipt(json: &str, verdict: Result<(), Cause>) -> Receipt {
         let token = UnverifiedToken::parse(&mint(&block0(), &key(1), [7; 32]).unwrap()).unwrap().seal();
         let verified = UnverifiedToken::parse(&token).unwrap().verify(&key_list()).unwrap();
-        let (tenant, audience, tool, action, resource) = ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
+        let (tenant, audience, tool, action, resource) =
+            ("acme".parse().unwrap(), "payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(json.as_bytes()).unwrap();
-        let call = Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &args, data_class: DataClass::Restricted };
+        let call =
+            Call { tenant: &tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &args, data_class: DataClass::Restricted };
         let proof = crate::proof::UnverifiedProof::sign(&key(10), verified.hash(), &call, UtcMillis(2_000_000), &[7; 16], [1; 16], Seed::from_bytes([3; 32]));
         let proof = proof.verify(verified.last_holder(), verified.hash(), &call).unwrap();
         let relied = Some(Relied { epoch: 1, seq: 4, hash: [5; 32], utc: UtcMillis(1_999_950) });
-        let evidence = Evidence { verifier: VerifierId::from_bytes([6; 16]), number: 1, token: (&token, &verified), proof: Some(&proof), policy: &ToolPolicy::STRICT, time: UtcMillis(2_000_000), relied, key_list_version: 1 };
+        let evidence = Evidence {
+            from: (VerifierId::from_bytes([6; 16]), [8; 16], 1),
+            token: (&token, &verified),
+            proof: Some(&proof),
+            policy: &ToolPolicy::STRICT,
+            time: UtcMillis(2_000_000),
+            relied,
+            key_list_version: 1,
+        };
         Receipt::record(&call, &evidence, verdict)
     }
 

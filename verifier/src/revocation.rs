@@ -59,7 +59,8 @@ pub enum RevokedWhat {
 }
 
 impl RevokedWhat {
-    const ALL: [Self; 10] = [
+    /// All of them, in the order in which the first is named.
+    pub const ALL: [Self; 10] = [
         Self::Tid,
         Self::Ancestor,
         Self::Lid,

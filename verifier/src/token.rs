@@ -80,7 +80,11 @@ impl UnverifiedToken {
             .iter()
             .map(|b| {
                 // L4: an external signature and link facts come together or not at all.
-                if b.external.is_some() { vocabulary::read_link(&b.payload).map(Later::Link) } else { vocabulary::read_narrow(&b.payload, &mut symbols).map(Later::Narrow) }
+                if b.external.is_some() {
+                    vocabulary::read_link(&b.payload).map(Later::Link)
+                } else {
+                    vocabulary::read_narrow(&b.payload, &mut symbols).map(Later::Narrow)
+                }
             })
             .collect::<Result<Vec<_>, _>>()?;
         let token = Self { hash: Sha256::digest(bytes).into(), envelope, block0, later, symbols };
@@ -104,7 +108,9 @@ impl UnverifiedToken {
                 Some(card) if card.claimed().holder != link.holder || card.claimed().tenant != self.block0.tenant => {
                     return Err(Malformed::new("link names another key or tenant than its card"));
                 }
-                None if self.block0.hops == Hops::Registered => return Err(Malformed::new("link has no card and the delegation allows registered agents only")),
+                None if self.block0.hops == Hops::Registered => {
+                    return Err(Malformed::new("link has no card and the delegation allows registered agents only"));
+                }
                 _ => {}
             }
             (holder, depth) = (link.holder, link.depth);
@@ -324,10 +330,8 @@ impl SignedBlock {
         if proto.version != Some(SIGNATURE_VERSION) {
             return Err(Malformed::new("block has another signature version, expected 1"));
         }
-        let external = proto
-            .external_signature
-            .map(|e| Ok::<_, Malformed>((ed25519(e.public_key)?, e.signature.try_into().map_err(|_| OUTSIDE)?)))
-            .transpose()?;
+        let external =
+            proto.external_signature.map(|e| Ok::<_, Malformed>((ed25519(e.public_key)?, e.signature.try_into().map_err(|_| OUTSIDE)?))).transpose()?;
         Ok(Self { payload: proto.block, next: ed25519(proto.next_key)?, signature: proto.signature.try_into().map_err(|_| OUTSIDE)?, external })
     }
 

@@ -235,8 +235,23 @@ pub(crate) fn read_block0(payload: &[u8], symbols: &mut Symbols) -> Result<Block
     let generations = Generations { global: generation()?, tenant: generation()?, human: generation()?, agent: generation()?, delegation: generation()? };
     let hops = if hops == hops_word(Hops::Any) { Hops::Any } else { Hops::Registered };
     let block = Block0 {
-        tenant, tid, ancestors, delegation, human, agent, holder, possession, audiences, capabilities, class_max,
-        not_before_secs, expires_secs, depth, hops, freshness_ms, generations,
+        tenant,
+        tid,
+        ancestors,
+        delegation,
+        human,
+        agent,
+        holder,
+        possession,
+        audiences,
+        capabilities,
+        class_max,
+        not_before_secs,
+        expires_secs,
+        depth,
+        hops,
+        freshness_ms,
+        generations,
     };
     block.check()?;
     same(&write_block0(&block, &mut Symbols::default()), payload)?;
@@ -432,7 +447,8 @@ impl<'s> Writer<'s> {
     fn finish(self) -> Vec<u8> {
         let symbols = self.symbols.own.get(self.known..).unwrap_or_default().to_vec();
         // Datalog 3.3 always: so a stock library gives every block signature version 1 (law 3).
-        schema::Block { symbols, context: None, version: Some(6), facts: self.facts, rules: vec![], checks: self.checks, scope: vec![], public_keys: vec![] }.encode_to_vec()
+        schema::Block { symbols, context: None, version: Some(6), facts: self.facts, rules: vec![], checks: self.checks, scope: vec![], public_keys: vec![] }
+            .encode_to_vec()
     }
 }
 
@@ -688,6 +704,32 @@ const MAX_SYMBOLS: usize = 256;
 
 /// Biscuit's default symbols, format version 3 to 6.
 const DEFAULT_SYMBOLS: [&str; 28] = [
-    "read", "write", "resource", "operation", "right", "time", "role", "owner", "tenant", "namespace", "user", "team", "service", "admin",
-    "email", "group", "member", "ip_address", "client", "client_ip", "domain", "path", "version", "cluster", "node", "hostname", "nonce", "query",
+    "read",
+    "write",
+    "resource",
+    "operation",
+    "right",
+    "time",
+    "role",
+    "owner",
+    "tenant",
+    "namespace",
+    "user",
+    "team",
+    "service",
+    "admin",
+    "email",
+    "group",
+    "member",
+    "ip_address",
+    "client",
+    "client_ip",
+    "domain",
+    "path",
+    "version",
+    "cluster",
+    "node",
+    "hostname",
+    "nonce",
+    "query",
 ];

@@ -12,7 +12,14 @@ pub(crate) fn key(n: u8) -> SigningKey {
 
 pub(crate) fn key_list() -> KeyList {
     let window = |usage, n| ListedKey { usage, key: Key::of(&key(n)), from: UtcMillis(0), until: UtcMillis(u64::MAX) };
-    let payload = KeyListPayload { tenant: "acme".parse().unwrap(), version: 1, issued: UtcMillis(0), max_ttl_secs: 86_400, keys: vec![window(KeyUse::Root, 1), window(KeyUse::Card, 2)], dead: vec![] };
+    let payload = KeyListPayload {
+        tenant: "acme".parse().unwrap(),
+        version: 1,
+        issued: UtcMillis(0),
+        max_ttl_secs: 86_400,
+        keys: vec![window(KeyUse::Root, 1), window(KeyUse::Card, 2)],
+        dead: vec![],
+    };
     Anchors::new(vec![Key::of(&key(9))], 1).unwrap().accept(&UnverifiedKeyList::sign(&payload, &[&key(9)]), &payload.tenant).unwrap()
 }
 
@@ -69,7 +76,11 @@ fn biscuit_auth_writes_the_same_block_from_the_text_of_the_spec() {
     let proto = schema::Biscuit::decode(ours.as_slice()).unwrap();
     let root = biscuit_auth::PublicKey::from_bytes(Key::of(&key(1)).as_bytes(), biscuit_auth::Algorithm::Ed25519).unwrap();
     let text = biscuit_auth::Biscuit::from(&ours, root).unwrap().print_block_source(0).unwrap();
-    let stock = biscuit_auth::Biscuit::builder().code(&text).unwrap().build(&biscuit_auth::KeyPair::from(&biscuit_auth::PrivateKey::from_bytes(&[1; 32], biscuit_auth::Algorithm::Ed25519).unwrap())).unwrap();
+    let stock = biscuit_auth::Biscuit::builder()
+        .code(&text)
+        .unwrap()
+        .build(&biscuit_auth::KeyPair::from(&biscuit_auth::PrivateKey::from_bytes(&[1; 32], biscuit_auth::Algorithm::Ed25519).unwrap()))
+        .unwrap();
     let mut stock = schema::Block::decode(schema::Biscuit::decode(stock.to_vec().unwrap().as_slice()).unwrap().authority.block.as_slice()).unwrap();
     // biscuit-auth 6.0 does not count arrays among the features of Datalog 3.3; we say 3.3 always.
     stock.version = Some(6);

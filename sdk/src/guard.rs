@@ -1,0 +1,299 @@
+//! The guard of a tool: headers and an action go in, a permit or one cause comes out.
+//!
+//! Order of work: find the token by its bytes, or verify the proof under the key the token claims, and only then, and
+//! within a bound per that key, the token's own signatures. Decide; refresh once where the view is stale; after an
+//! allow spend the proof, write the receipt. The layer compares `valid_until` right before the effect.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use procura_verifier::cache::TokenCache;
+use procura_verifier::call::{Arguments, Call};
+use procura_verifier::claims::{Audience, DataClass, Name, Resource};
+use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::feed::Alarm;
+use procura_verifier::feed::sse::{FeedClient, FeedConfig};
+use procura_verifier::ids::{BootTime, Clock, Tenant};
+use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
+use procura_verifier::revocation::{RevocationView as _, View};
+use procura_verifier::token::{MAX_TOKEN_BYTES, UnverifiedToken, VerifiedToken};
+use procura_verifier::wire::Canonical as _;
+use rand::TryRngCore as _;
+
+use crate::limiter::Limiter;
+use crate::receipts::Receipts;
+
+/// What a tool is asked to do, as its own mapping of the request says it. The tool runs this, not the original bytes.
+#[derive(Clone, Debug)]
+pub struct Action {
+    /// The tenant of the resource, from the tool's own records.
+    pub tenant: Tenant,
+    /// The tool.
+    pub tool: Name,
+    /// The action.
+    pub action: Name,
+    /// The resource.
+    pub resource: Resource,
+    /// Every argument.
+    pub args: Arguments,
+    /// The class of data touched; unlabelled is [`DataClass::Restricted`].
+    pub data_class: DataClass,
+}
+
+/// What came with the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The `Authorization` header.
+    pub authorization: Option<&'a str>,
+    /// The `Procura-Proof` header.
+    pub proof: Option<&'a str>,
+    /// Who connected; bounds cold verifications where there is no valid proof.
+    pub peer: Option<IpAddr>,
+}
+
+/// Go ahead, until `valid_until`.
+#[derive(Clone)]
+pub struct Permit {
+    valid_until: BootTime,
+    token: Arc<VerifiedToken>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Permit {
+    /// Whether the effect may begin now. The layer asks right before the handler; a handler that waits asks again.
+    pub fn is_valid(&self) -> bool {
+        self.clock.boot() <= self.valid_until
+    }
+
+    /// The token that was presented: human, agents, delegation.
+    pub fn token(&self) -> &VerifiedToken {
+        &self.token
+    }
+}
+
+/// Do not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Why. For the receipt and the holder.
+    pub cause: Cause,
+    /// Who may be told the cause: strangers see one word.
+    pub audience: Told,
+    /// What nonces for this instance must start with.
+    pub challenge: Challenge,
+}
+
+/// To whom an answer goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// The last holder of a token that the authority signed: learns the cause.
+    Holder,
+    /// Anybody else: learns that it was refused.
+    Stranger,
+}
+
+/// Decides calls for one instance of a service.
+pub struct Guard {
+    pub(crate) audience: Audience,
+    pub(crate) policy: ToolPolicy,
+    pub(crate) view: Arc<View>,
+    pub(crate) feed: FeedClient,
+    pub(crate) cache: TokenCache,
+    pub(crate) replay: Arc<ReplayCache>,
+    pub(crate) cold: Limiter,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) receipts: Receipts,
+    deliverer: tokio::task::AbortHandle,
+}
+
+/// How far a presentation got before the decision.
+struct Opened {
+    bytes: Vec<u8>,
+    token: Arc<VerifiedToken>,
+    /// The proof, or why there is none that counts.
+    proof: Result<VerifiedProof, Cause>,
+}
+
+impl Guard {
+    /// Decides one call. Cancelling it after the proof was spent spends the proof.
+    pub async fn check(&self, presented: Presented<'_>, action: &Action) -> Result<Permit, Refusal> {
+        let arrived = self.clock.boot();
+        let call = Call {
+            tenant: &action.tenant,
+            audience: &self.audience,
+            tool: &action.tool,
+            action: &action.action,
+            resource: &action.resource,
+            args: &action.args,
+            data_class: action.data_class,
+        };
+        let refuse = |cause, audience| Refusal { cause, audience, challenge: self.replay.challenge() };
+        let opened = self.open(presented, &call, arrived).map_err(|cause| {
+            self.receipts.count(cause);
+            refuse(cause, Told::Stranger)
+        })?;
+        let told = if opened.proof.is_ok() { Told::Holder } else { Told::Stranger };
+        self.decide(&opened, &call, arrived).await.map_err(|cause| refuse(cause, told))
+    }
+
+    async fn decide(&self, opened: &Opened, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
+        let possession = || opened.proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
+        // Read before the decision: a receipt must not claim more than was looked at.
+        let mut relied = self.view.relied();
+        let mut decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+        if decision == Decision::Deny(Cause::Stale) {
+            self.feed.refresh().await;
+            relied = self.view.relied();
+            decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+        }
+        let utc = self.view.utc(self.clock.boot());
+        let verdict = match (&decision, &opened.proof) {
+            (Decision::Allow(allow), Ok(proof)) => self.replay.spend(proof, utc.unwrap_or_default()).map(|()| allow.valid_until),
+            (Decision::Allow(allow), Err(_)) => Ok(allow.valid_until),
+            // A proof for another instance is named as such, where nothing that comes earlier in law 11 stands.
+            (Decision::Deny(Cause::Holder), Err(cause)) => Err(*cause),
+            (Decision::Deny(cause), _) => Err(*cause),
+        };
+        let time = match &decision {
+            Decision::Allow(allow) => Some(allow.utc),
+            Decision::Deny(_) => utc,
+        };
+        if opened.proof.is_ok() || decision != Decision::Deny(Cause::Holder) {
+            self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
+        } else if let Err(cause) = verdict {
+            self.receipts.count(cause);
+        }
+        Ok(Permit { valid_until: verdict?, token: opened.token.clone(), clock: self.clock.clone() })
+    }
+
+    /// From headers to a verified token, with the bounds on cold work.
+    fn open(&self, presented: Presented<'_>, call: &Call<'_>, now: BootTime) -> Result<Opened, Cause> {
+        let text = presented.authorization.and_then(|h| h.strip_prefix("Bearer ")).ok_or(Cause::Malformed)?;
+        if text.len() > MAX_TOKEN_BYTES * 4 / 3 + 4 {
+            return Err(Cause::Malformed);
+        }
+        let bytes = BASE64.decode(text).map_err(|_| Cause::Malformed)?;
+        let proof = presented.proof.map(|p| BASE64.decode(p).ok().and_then(|p| UnverifiedProof::from_bytes(&p).ok()).ok_or(Cause::Malformed)).transpose()?;
+        let check = |holder, hash| proof.clone().ok_or(Cause::Holder).and_then(|p: UnverifiedProof| p.verify(holder, hash, call));
+
+        if let Some(token) = self.cache.find(&bytes) {
+            let proof = check(token.last_holder(), token.hash());
+            return Ok(Opened { bytes, token, proof });
+        }
+        let unverified = UnverifiedToken::parse(&bytes).map_err(|_| Cause::Malformed)?;
+        let holder = unverified.claimed_holder();
+        let proof = check(&holder, unverified.hash());
+        let within = match &proof {
+            Ok(_) => self.cold.take(("holder", holder), now),
+            Err(_) => self.cold.take(("peer", presented.peer), now),
+        };
+        if !within {
+            return Err(Cause::Unavailable);
+        }
+        let token = Arc::new(unverified.verify(&self.view.key_list()).map_err(|_| Cause::Signature)?);
+        self.cache.insert(&bytes, token.clone());
+        Ok(Opened { bytes, token, proof })
+    }
+}
+
+impl Opened {
+    fn evidence(&self) -> (&[u8], &VerifiedToken, Option<&VerifiedProof>) {
+        (&self.bytes, &self.token, self.proof.as_ref().ok())
+    }
+}
+
+/// What a guard is made from.
+pub struct GuardConfig {
+    /// Anchors, tenant, and the last key list accepted.
+    pub trust: procura_verifier::trust::TrustFile,
+    /// Where the authority answers; usually the trust file's.
+    pub authority: String,
+    /// The service and instance that this guard is: proofs are made for it, and no other process may have it.
+    pub audience: Audience,
+    /// The enrolment of the key.
+    pub verifier: procura_verifier::ids::VerifierId,
+    /// The verifier's key: signs receipts.
+    pub key: ed25519_dalek::SigningKey,
+    /// What this tool insists on.
+    pub policy: ToolPolicy,
+    /// Most proofs remembered per minute; full means `unavailable`.
+    pub max_proofs: usize,
+    /// Most verified tokens kept.
+    pub max_tokens: usize,
+    /// Cold verifications per second and holder.
+    pub cold_per_second: u32,
+}
+
+/// Why a guard does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The trust file's key list is not its anchors'.
+    #[error(transparent)]
+    Trust(#[from] procura_verifier::key_list::KeyListError),
+    /// No randomness from the operating system.
+    #[error("no randomness for the challenge of this instance")]
+    Randomness,
+}
+
+impl Guard {
+    /// Starts following the feed and delivering receipts. Until the first answer of the authority is here it denies `stale`.
+    ///
+    /// Needs a tokio runtime, and a process-wide rustls provider where the authority is https. `http` must not have an
+    /// overall timeout: the feed is one answer without end.
+    pub fn start(config: GuardConfig, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        let view = Arc::new(View::new(config.audience.service().clone(), config.trust.keys()?));
+        let replay = Arc::new(ReplayCache::new(random()?, config.max_proofs));
+        let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());
+        feed.clock = clock.clone();
+        let paused = replay.clone();
+        feed.on_alarm = Box::new(move |alarm| {
+            // L7: after a pause nobody knows what was forgotten; older proofs are refused.
+            if matches!(alarm, Alarm::Paused { .. })
+                && let Ok(challenge) = random()
+            {
+                paused.renew(challenge);
+            }
+        });
+        let receipts = Receipts::new(config.verifier, random()?, config.key);
+        let (at, time) = (view.clone(), clock.clone());
+        let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
+        Ok(Arc::new(Self {
+            audience: config.audience,
+            policy: config.policy,
+            feed: FeedClient::start(feed, view.clone()),
+            view,
+            cache: TokenCache::new(config.max_tokens),
+            replay,
+            cold: Limiter::new(config.cold_per_second),
+            clock,
+            receipts,
+            deliverer: deliverer.abort_handle(),
+        }))
+    }
+
+    /// Denials without a receipt since the start, by cause.
+    pub fn denials(&self) -> BTreeMap<&'static str, u64> {
+        self.receipts.denials()
+    }
+
+    /// Waits until the authority has acknowledged every receipt and count, at most ten seconds. True if it has.
+    pub async fn close(&self) -> bool {
+        tokio::time::timeout(CLOSE_WAIT, self.receipts.delivered()).await.is_ok()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.deliverer.abort();
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(|_| StartError::Randomness)?;
+    Ok(bytes)
+}
+
+const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);

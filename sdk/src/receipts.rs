@@ -1,0 +1,172 @@
+//! Receipts on their way to the authority: one for each decision on a verified token and proof, counts for the rest.
+//!
+//! Kept in memory, at most [`MAX_WAITING`], until the authority has acknowledged them; full means deny
+//! `unavailable`. (The durable spool of `receipt_first` takes this module's place in front of the effect.)
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use ed25519_dalek::SigningKey;
+use procura_verifier::call::Call;
+use procura_verifier::decision::Cause;
+use procura_verifier::ids::{UtcMillis, VerifierId};
+use procura_verifier::proof::VerifiedProof;
+use procura_verifier::receipt::{Denials, Evidence, Receipt, Relied};
+use procura_verifier::revocation::RevocationView as _;
+use procura_verifier::token::VerifiedToken;
+use procura_verifier::wire::Canonical as _;
+use tokio::sync::Notify;
+
+use crate::guard::Guard;
+
+/// Most receipts waiting for acknowledgement.
+pub const MAX_WAITING: usize = 16_384;
+
+/// The queue of one verifier.
+#[derive(Clone)]
+pub(crate) struct Receipts(Arc<Shared>);
+
+struct Shared {
+    verifier: VerifierId,
+    run: [u8; 16],
+    key: SigningKey,
+    queue: Mutex<Queue>,
+    more: Notify,
+    acknowledged: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    receipts: u64,
+    records: u64,
+    waiting: VecDeque<String>,
+    /// Counts not yet made into a record.
+    counts: BTreeMap<&'static str, u64>,
+    /// Since the start.
+    all_counts: BTreeMap<&'static str, u64>,
+    /// A record on its way.
+    sending: bool,
+}
+
+impl Receipts {
+    pub(crate) fn new(verifier: VerifierId, run: [u8; 16], key: SigningKey) -> Self {
+        Self(Arc::new(Shared { verifier, run, key, queue: Mutex::default(), more: Notify::new(), acknowledged: Notify::new() }))
+    }
+
+    /// Counts a denial that has no receipt.
+    pub(crate) fn count(&self, cause: Cause) {
+        let mut queue = self.0.lock();
+        *queue.counts.entry(cause.word()).or_default() += 1;
+        *queue.all_counts.entry(cause.word()).or_default() += 1;
+        drop(queue);
+        self.0.more.notify_one();
+    }
+
+    /// Records a decision, or denies `unavailable` where nothing more can be kept.
+    pub(crate) fn record(
+        &self,
+        guard: &Guard,
+        call: &Call<'_>,
+        (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof>),
+        verdict: Result<(), Cause>,
+        relied: Option<Relied>,
+        time: UtcMillis,
+    ) -> Result<(), Cause> {
+        let key_list_version = guard.view.key_list().payload().version;
+        let mut queue = self.0.lock();
+        if queue.waiting.len() >= MAX_WAITING {
+            return Err(Cause::Unavailable);
+        }
+        // Number, signature and place in the queue are one step: numbers have no gaps.
+        queue.receipts += 1;
+        let evidence = Evidence {
+            from: (self.0.verifier, self.0.run, queue.receipts),
+            token: (bytes, token),
+            proof,
+            policy: &guard.policy,
+            time,
+            relied,
+            key_list_version,
+        };
+        let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.key);
+        queue.waiting.push_back(BASE64.encode(receipt.to_bytes()));
+        drop(queue);
+        self.0.more.notify_one();
+        Ok(())
+    }
+
+    /// Delivers until the task is aborted: at most 64 at a time, again and again until acknowledged.
+    pub(crate) async fn deliver(self, http: reqwest::Client, authority: String, now: impl Fn() -> Option<UtcMillis> + Send + 'static) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            self.0.more.notified().await;
+            // Whatever comes in the meantime goes along.
+            tokio::time::sleep(GATHER).await;
+            loop {
+                let (receipts, denials) = self.batch(now().unwrap_or_default());
+                if receipts.is_empty() && denials.is_none() {
+                    break;
+                }
+                let body = serde_json::json!({ "verifier": self.0.verifier, "receipts": receipts, "denials": denials.iter().collect::<Vec<_>>() });
+                loop {
+                    let answer = http.post(format!("{authority}/v1/receipts")).json(&body).send().await;
+                    if answer.is_ok_and(|a| a.status().is_success()) {
+                        pause = FIRST_PAUSE;
+                        break;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                let mut queue = self.0.lock();
+                queue.waiting.drain(..receipts.len());
+                queue.sending = false;
+                drop(queue);
+                self.0.acknowledged.notify_waiters();
+            }
+        }
+    }
+
+    /// Denials counted since the start.
+    pub(crate) fn denials(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().all_counts.clone()
+    }
+
+    /// Ends once everything was acknowledged.
+    pub(crate) async fn delivered(&self) {
+        loop {
+            let acknowledged = self.0.acknowledged.notified();
+            let queue = self.0.lock();
+            if queue.waiting.is_empty() && queue.counts.is_empty() && !queue.sending {
+                return;
+            }
+            drop(queue);
+            acknowledged.await;
+        }
+    }
+
+    fn batch(&self, now: UtcMillis) -> (Vec<String>, Option<String>) {
+        let mut queue = self.0.lock();
+        let receipts = queue.waiting.iter().take(64).cloned().collect();
+        let counts: Vec<_> = std::mem::take(&mut queue.counts).into_iter().map(|(word, n)| (word.to_owned(), n)).collect();
+        if counts.is_empty() {
+            return (receipts, None);
+        }
+        queue.records += 1;
+        queue.sending = true;
+        let denials = Denials { verifier: self.0.verifier, run: self.0.run, number: queue.records, minute: now.0 / 60_000, counts };
+        (receipts, Some(BASE64.encode(denials.sign(&self.0.key).to_bytes())))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const GATHER: Duration = Duration::from_millis(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
