@@ -310,7 +310,9 @@ impl FeedState {
             Ok(Message::Batch(b)) => {
                 b.epoch == self.epoch && (self.link(b.seq).is_some_and(|l| l.hash == *hash) || self.ahead.get(&b.seq).is_some_and(|a| a.hash == *hash))
             }
-            Ok(Message::Heartbeat(h)) => self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice())),
+            Ok(Message::Heartbeat(h)) => {
+                self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice()))
+            }
             Ok(Message::EpochStart(_)) | Err(_) => false,
         }
     }

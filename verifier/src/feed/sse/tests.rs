@@ -98,9 +98,12 @@ impl Authority {
             .route("/v1/feed", get(stream))
             .route("/v1/feed/tail", get(tail))
             .route("/v1/feed/head", get(head))
-            .route("/v1/keys", get(|State(a): State<Arc<Authority>>| async move {
-                Json(serde_json::json!({ "key_list": BASE64_URL_SAFE_NO_PAD.encode(lock(&a.list).to_bytes()), "log": [] }))
-            }))
+            .route(
+                "/v1/keys",
+                get(|State(a): State<Arc<Authority>>| async move {
+                    Json(serde_json::json!({ "key_list": BASE64_URL_SAFE_NO_PAD.encode(lock(&a.list).to_bytes()), "log": [] }))
+                }),
+            )
             .with_state(Arc::clone(self));
         let server = tokio::spawn(async move {
             let _beats = beats;

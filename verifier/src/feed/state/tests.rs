@@ -1,8 +1,8 @@
 use super::*;
 use crate::feed::fixture;
+use crate::feed::message::FloorScope;
 use crate::feed::message::Item;
 use crate::ids::{AgentId, HumanId, Tid};
-use crate::feed::message::FloorScope;
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 
