@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use axum::Extension;
+use axum::serve::ListenerExt as _;
 use futures_util::future::BoxFuture;
-use procura_verifier::ids::{Clock, HumanId, SystemClock, Tenant};
+use procura_verifier::ids::{Clock, HumanId, SystemClock};
 use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
 use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
@@ -29,10 +30,8 @@ use crate::oidc::routes::{Cookies, OidcState};
 use crate::oidc::session::Sessions;
 use crate::oidc::{SignInSink, SignedIn, SinkError};
 use crate::secret;
-use crate::signer::Signer as _;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
-use crate::store::Store as _;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
 use crate::usecase::sign_in::{self, SignInError};
@@ -127,7 +126,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
     set_mode(&socket, 0o600)?;
     let over_socket = router(app.clone()).layer(Extension(OverSocket));
     let over_tcp = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let tcp = axum::serve(NoDelay(listener), over_tcp).with_graceful_shutdown(until(stopping.clone()));
+    let tcp = axum::serve(listener.tap_io(no_delay), over_tcp).with_graceful_shutdown(until(stopping.clone()));
     let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
     let servers = vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await }), idp];
     Ok(Running { url, provider, folder: folder.to_owned(), stop, servers })
@@ -228,24 +227,6 @@ impl SignInSink for Sink {
     }
 }
 
-/// Heartbeats are small and each matters now: no waiting for more to send.
-struct NoDelay(TcpListener);
-
-impl axum::serve::Listener for NoDelay {
-    type Io = tokio::net::TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        _ = stream.set_nodelay(true);
-        (stream, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-}
-
 /// The log's name does not change with the port: an authority for development has one name.
 fn origin(_url: &str) -> anyhow::Result<Origin> {
     Ok(writer::origin("http://procura.dev", &config::dev_tenant()?)?)
@@ -259,6 +240,11 @@ fn private_folder(folder: &Path) -> anyhow::Result<()> {
 fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(|| format!("cannot set the mode of {}", path.display()))
+}
+
+/// Heartbeats are small and each matters now: no waiting for more to send.
+fn no_delay(stream: &mut tokio::net::TcpStream) {
+    _ = stream.set_nodelay(true);
 }
 
 async fn until(mut stopping: watch::Receiver<bool>) {
