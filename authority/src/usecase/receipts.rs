@@ -1,6 +1,7 @@
 //! Takes in what verifiers recorded: signed receipts, and counts of earlier denials. One leaf each.
 
 use procura_verifier::ids::VerifierId;
+use procura_verifier::decision::Cause;
 use procura_verifier::receipt::{SignedDenials, SignedReceipt};
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
@@ -98,7 +99,9 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
             let signed = SignedReceipt::from_bytes(bytes)?;
             let verifier = enrolled(ctx, signed.claimed()?.verifier).await?;
             let r = signed.open(&verifier.key)?;
-            if r.tenant != ctx.tenant || r.audience != verifier.audience {
+            // A receipt for another tenant's resource can only say that the token was refused there.
+            let elsewhere = r.tenant != ctx.tenant && r.verdict != Err(Cause::Tenant);
+            if elsewhere || r.audience != verifier.audience {
                 return Err(ReceiptError::Elsewhere);
             }
             (r.verifier, r.run, r.number, 0, event::Receipt { receipt: encoded, verifier: r.verifier }.into())
