@@ -17,6 +17,7 @@ use procura_verifier::wire::Malformed;
 use zeroize::Zeroizing;
 
 use super::Signer;
+use crate::log::bundle::{BundleWriter, ExportError};
 use crate::log::checkpoint::{Checkpoint, CheckpointError};
 use crate::log::event::Event;
 use crate::log::leaf::{LeafError, SignedLeaf};
@@ -102,6 +103,9 @@ impl Signer for FileSigner {
     }
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
         checkpoint.sign(&self.log)
+    }
+    fn bundle(&self, bundle: BundleWriter<'_>, checkpoint: &[u8], exported: UtcMillis) -> Result<Vec<u8>, ExportError> {
+        bundle.finish(checkpoint, exported, &self.log)
     }
     fn feed(&self, message: &Message) -> SignedMessage {
         SignedMessage::sign(message, &self.feed)

@@ -53,6 +53,7 @@ impl Clock for HandClock {
 pub(crate) struct App {
     pub ctx: Arc<Context>,
     pub clock: Arc<HandClock>,
+    pub anchors: Anchors,
     _folder: Option<TempDir>,
 }
 
@@ -75,10 +76,11 @@ pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Re
     let keys = folder.join("keys");
     let signer = Arc::new(FileSigner::open(&keys, &mut rng).unwrap());
     let anchor = AnchorFile::open(&keys, &mut rng).unwrap();
+    let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
     let start = Start {
         store,
         signer: Arc::clone(&signer) as Arc<dyn Signer>,
-        anchors: Anchors::new(vec![anchor.public()], 1).unwrap(),
+        anchors: anchors.clone(),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rngs: [Box::new(rng.clone()), Box::new(rng)],
         released: Released::open(&folder.join("released-checkpoint")).unwrap(),
@@ -86,7 +88,7 @@ pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Re
         grants: grants(),
     };
     let Started { context, .. } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
-    Ok(App { ctx: context, clock, _folder: None })
+    Ok(App { ctx: context, clock, anchors, _folder: None })
 }
 
 fn grants() -> Grants {

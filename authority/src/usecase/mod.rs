@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod card;
 pub mod delegate;
 pub mod enroll_verifier;
+pub mod export;
 pub mod inspect;
 pub mod issue;
 pub mod receipts;
