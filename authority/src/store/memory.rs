@@ -107,8 +107,8 @@ impl Memory {
         self.gate.add_permits(commits);
     }
 
-    /// While true, reads fail too.
-    pub fn set_down(&self, down: bool) {
+    /// While true, reads fail.
+    pub fn set_reads_down(&self, down: bool) {
         self.state().down = down;
     }
 
@@ -277,7 +277,7 @@ impl Memory {
         let mut state = self.state();
         let unavailable = |why: &str| Err(CommitError::Unavailable(StoreError::Unavailable(why.to_owned())));
         let failure = if state.failures.is_empty() { None } else { Some(state.failures.remove(0)) };
-        if state.down || failure == Some(Failure::NotWritten) {
+        if failure == Some(Failure::NotWritten) {
             return unavailable("down");
         }
         if state.batches.contains(&batch.id) {
