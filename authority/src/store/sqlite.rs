@@ -10,12 +10,12 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
 
-use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, VerifierRow, fixed, int, number, scope_bytes};
+use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
 use super::lock::{FolderLock, LockError};
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
@@ -311,22 +311,13 @@ impl Store for Sqlite {
 
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         async move {
-            let row: Option<(Vec<u8>, i64, Vec<u8>, Option<i64>)> = sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = ?1 AND id = ?2")
+            let row: Option<TokenRow> = sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = ?1 AND id = ?2")
                 .bind(self.tenant.as_str())
                 .bind(tid.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(unavailable)?;
-            row.map(|(delegation, expires, ancestors, revoked)| {
-                Ok(TokenRecord {
-                    tid,
-                    delegation: DelegationId::from_bytes(fixed(&delegation, "token", "delegation")?),
-                    expires_secs: number(expires, "token", "expires_secs")?,
-                    ancestors: ancestors.chunks(16).map(|a| Ok(Tid::from_bytes(fixed(a, "token", "ancestors")?))).collect::<Result<_, StoreError>>()?,
-                    revoked: revoked.map(|at| Ok::<_, StoreError>(UtcMillis(number(at, "token", "revoked_ms")?))).transpose()?,
-                })
-            })
-            .transpose()
+            row.map(|r| r.into_domain(tid)).transpose()
         }
         .boxed()
     }

@@ -36,7 +36,7 @@ pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writ
     let facts = look_up(&mut tx, tenant, &Needs::of(batch)).await?;
     let plan = Plan::make(tenant, head, tree, facts, batch);
     write(&mut tx, tenant, batch, &plan, head).await.map_err(unavailable)?;
-    if writer.commits % COLLECT_EVERY == 0 {
+    if writer.commits.is_multiple_of(COLLECT_EVERY) {
         collect(&mut tx, batch).await.map_err(unavailable)?;
     }
     writer.commits += 1;
