@@ -224,14 +224,22 @@ impl Task {
         };
         let mut urgent = Vec::new();
         let mut routine = Vec::new();
-        if first.change.items.is_empty() { routine.push(first) } else { urgent.push(first) }
+        if first.change.items.is_empty() {
+            routine.push(first)
+        } else {
+            urgent.push(first)
+        }
         // Callers that the last answers woke are about to ask again: one turn for them saves a transaction.
         tokio::task::yield_now().await;
-        while urgent.len() < MAX_URGENT_BATCH && let Ok(job) = self.from_urgent.try_recv() {
+        while urgent.len() < MAX_URGENT_BATCH
+            && let Ok(job) = self.from_urgent.try_recv()
+        {
             urgent.push(job);
         }
         let most = if urgent.is_empty() { MAX_BATCH } else { MAX_URGENT_BATCH };
-        while urgent.len() + routine.len() < most && let Ok(job) = self.from_routine.try_recv() {
+        while urgent.len() + routine.len() < most
+            && let Ok(job) = self.from_routine.try_recv()
+        {
             routine.push(job);
         }
         urgent.append(&mut routine);

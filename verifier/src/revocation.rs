@@ -138,7 +138,7 @@ pub struct View {
     /// Set for good when something was signed that this version cannot apply.
     stuck: AtomicBool,
     keys: RwLock<std::sync::Arc<KeyList>>,
-    relied: RwLock<Option<Relied>>,
+    relied: RwLock<Vouched>,
     utc: AuthorityUtc,
 }
 
@@ -152,7 +152,7 @@ impl View {
             fresh: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             keys: RwLock::new(std::sync::Arc::new(key_list)),
-            relied: RwLock::new(None),
+            relied: RwLock::new(Vouched::default()),
             utc: AuthorityUtc::default(),
         }
     }
@@ -183,12 +183,12 @@ impl View {
             return;
         }
         let fresh = at.0.saturating_add(1);
-        if self.fresh.load(Ordering::Relaxed) >= fresh {
-            return;
+        // Before the freshness, so that no allow is without it: the items of this position are here already.
+        let Ok(mut slot) = self.relied.write() else { return };
+        if fresh > slot.fresh {
+            *slot = Vouched { fresh, relied: Some(relied) };
         }
-        if let Ok(mut slot) = self.relied.write() {
-            *slot = Some(relied);
-        }
+        drop(slot);
         // L7: release, after the items.
         self.fresh.fetch_max(fresh, Ordering::Release);
     }
@@ -196,11 +196,15 @@ impl View {
     /// Stale at once, until something is published again.
     pub fn fence(&self) {
         self.fresh.store(0, Ordering::Release);
+        if let Ok(mut slot) = self.relied.write() {
+            slot.fresh = 0;
+        }
     }
 
-    /// The feed position behind the published freshness. To be read before a decision, so that a receipt claims no more than was looked at.
+    /// The feed position behind the published freshness, or behind the last one if it was fenced. To be read before a decision: all
+    /// items up to it are in the view by then, so that a receipt claims no more than was looked at.
     pub fn relied(&self) -> Option<Relied> {
-        self.relied.read().ok().and_then(|r| *r)
+        self.relied.read().ok().and_then(|slot| slot.relied)
     }
 
     /// True if something was signed that this version cannot apply: stale for good.
@@ -345,6 +349,14 @@ pub struct Known {
     pub holder_keys: usize,
     /// Floors above 0.
     pub floors: usize,
+}
+
+/// The position behind the published freshness.
+#[derive(Default)]
+struct Vouched {
+    /// As in [`View::fresh`].
+    fresh: u64,
+    relied: Option<Relied>,
 }
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
@@ -637,7 +649,7 @@ impl AuthorityUtc {
     }
 }
 
-/// The two libraries' locks and atomics: loom tries out every interleaving of its own.
+/// Locks and atomics: std's, or loom's, which tries out every interleaving.
 mod sync {
     #[cfg(all(test, loom))]
     pub(super) use loom::sync::{

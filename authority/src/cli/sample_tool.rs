@@ -48,7 +48,7 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
         max_tokens: 4_096,
         cold_per_second: 200,
     };
-    let guard = Guard::start(config, http, Arc::new(SystemClock)).await?;
+    let guard = Guard::start(config, http, Arc::new(SystemClock))?;
     let guarded = Router::new().route("/{tenant}/{action}/{*resource}", post(act)).layer(ProcuraLayer::new(guard.clone(), action_of));
     let router = guarded.route("/denials", get(denials)).with_state(guard.clone());
 
@@ -58,7 +58,7 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
         _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
     };
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(end).await?;
-    guard.close().await;
+    anyhow::ensure!(guard.close().await, "the authority did not acknowledge all receipts within ten seconds");
     Ok(())
 }
 

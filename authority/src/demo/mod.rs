@@ -186,11 +186,11 @@ impl Demo {
         self.ask(DECIDE, "another tenant's account", 1, &token, &key, &wish("umbrella", "transfer", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?, "denied: tenant").await?;
 
         self.raw(DECIDE, "no signature of the holder", 0, &token.authorization(), None, &good, "denied: holder").await?;
-        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut self.rng);
+        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut StdRng::from_os_rng());
         self.raw(DECIDE, "a call with its proof", 0, &token.authorization(), Some(&proof), &good, "allowed").await?;
         self.raw(DECIDE, "the same proof again, same instance", 0, &token.authorization(), Some(&proof), &good, "denied: replay").await?;
         self.raw(DECIDE, "the same proof at another instance", 1, &token.authorization(), Some(&proof), &good, "denied: audience").await?;
-        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut self.rng);
+        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut StdRng::from_os_rng());
         self.raw(DECIDE, "a proof for other arguments", 0, &token.authorization(), Some(&proof), &transfer_to("acct/eu/7", 12_001)?, "denied: holder").await?;
 
         let ended = self.token.narrow(&[Restriction::Until(SystemClock.wall().secs().saturating_sub(1))], &mut self.rng)?.seal()?;

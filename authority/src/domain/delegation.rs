@@ -167,7 +167,10 @@ pub(crate) mod tests {
     pub(crate) fn terms() -> Terms {
         Terms {
             capabilities: vec![
-                serde_json::from_str(r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":50000,"unit":"EUR"}]}"#).unwrap(),
+                serde_json::from_str(
+                    r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":50000,"unit":"EUR"}]}"#,
+                )
+                .unwrap(),
             ],
             audiences: vec!["payments".parse().unwrap()],
             ttl_secs: 3600,

@@ -57,6 +57,19 @@ impl TilePath {
         self.width
     }
 
+    /// True if a tree of `size` leaves has all of it.
+    pub const fn is_within(&self, size: u64) -> bool {
+        let hashes = match self.layer {
+            Layer::Hashes(level) => match size.checked_shr(8 * level as u32) {
+                Some(n) => n,
+                None => 0,
+            },
+            Layer::Entries => size,
+        };
+        // The index is bounded by `new`: this cannot overflow.
+        self.index * TILE_WIDTH + self.width <= hashes
+    }
+
     /// All tiles of one layer of a tree of `size` leaves, left to right.
     pub fn all(layer: Layer, size: u64) -> impl Iterator<Item = Self> {
         let hashes = match layer {

@@ -157,6 +157,18 @@ pub fn load_or_make(folder: &Path, name: &str, rng: &mut impl rand::CryptoRng) -
     }
 }
 
+/// Writes a key to a file that is not there yet, mode 0600.
+pub fn write_key(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
+    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyFileError::NotAKey(path.to_owned()))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_new(folder, path, pem.as_bytes()).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+}
+
+/// Reads a key file, which nobody else may be able to read.
+pub fn read_key(path: &Path) -> Result<SigningKey, KeyFileError> {
+    load(path)?.ok_or_else(|| KeyFileError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
+}
+
 fn load(path: &Path) -> Result<Option<SigningKey>, KeyFileError> {
     let io = |source| KeyFileError::Io { path: path.to_owned(), source };
     // O_NOFOLLOW: a link could point at a file whose mode somebody else rules.

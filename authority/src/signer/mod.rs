@@ -27,7 +27,7 @@ pub trait Signer: Send + Sync {
     fn leaf(&self, event: &Event, tenant: &Tenant, at: UtcMillis) -> Result<SignedLeaf, LeafError>;
     /// Log key. Only for a head that is committed and recorded as released.
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError>;
-    /// Log key: seals the manifest of an export.
+    /// Log key: the manifest of an export, and nothing else of it.
     fn bundle(&self, bundle: BundleWriter<'_>, checkpoint: &[u8], exported: UtcMillis) -> Result<Vec<u8>, ExportError>;
     /// Feed key. Only for messages that are committed, and for heartbeats.
     fn feed(&self, message: &Message) -> SignedMessage;

@@ -5,14 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::Semaphore;
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use tokio::sync::Semaphore;
 
 use super::plan::{Facts, Needs, Plan};
 use super::{
-    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord, partial_tiles, restored,
+    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord,
+    partial_tiles, restored,
 };
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;

@@ -322,7 +322,10 @@ fn restored(head: Head, mut tile: impl FnMut(u8, u64) -> Option<Vec<u8>>) -> Res
 
 /// Level and place of the tiles that are not full in a tree of this size.
 fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
-    (0..MAX_LEVELS).map(move |level| (level, size >> (8 * level))).filter(|(_, hashes)| hashes % TILE_WIDTH != 0).map(|(level, hashes)| (level, hashes / TILE_WIDTH))
+    (0..MAX_LEVELS)
+        .map(move |level| (level, size >> (8 * level)))
+        .filter(|(_, hashes)| hashes % TILE_WIDTH != 0)
+        .map(|(level, hashes)| (level, hashes / TILE_WIDTH))
 }
 
 /// A future that a store returns.

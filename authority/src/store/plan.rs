@@ -97,7 +97,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn make(tenant: &Tenant, head: Head, mut tree: Tree, mut facts: Facts, batch: &Batch) -> Self {
-        let (mut outcomes, mut accepted, mut writer) = (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
+        let (mut outcomes, mut accepted, mut writer) =
+            (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
         for (at, change) in batch.changes.iter().enumerate() {
             if let Err(refused) = facts.allow(tenant, change) {
                 outcomes.push(Err(refused));
@@ -195,7 +196,7 @@ impl Facts {
             Row::Receipt(r) => {
                 ok(!self.receipts.contains(&r.slot), Refused::ReceiptKnown)?;
                 ok(r.after.is_none_or(|s| self.receipts.contains(&s)), Refused::ReceiptGap)
-            },
+            }
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) => Ok(()),

@@ -131,15 +131,18 @@ impl Store for Sqlite {
 
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
         async move {
-            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
-                .bind(self.tenant.as_str())
-                .bind(int(epoch))
-                .bind(int(seq))
-                .bind(i64::from(limit))
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
-            rows.into_iter().map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) })).collect()
+            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
+                sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
+                    .bind(self.tenant.as_str())
+                    .bind(int(epoch))
+                    .bind(int(seq))
+                    .bind(i64::from(limit))
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
+            rows.into_iter()
+                .map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) }))
+                .collect()
         }
         .boxed()
     }
@@ -241,12 +244,13 @@ impl Store for Sqlite {
 
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
-            let rows: Vec<AgentKeyRow> = sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY added_ms, key LIMIT 64")
-                .bind(self.tenant.as_str())
-                .bind(agent.as_bytes().as_slice())
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let rows: Vec<AgentKeyRow> =
+                sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY added_ms, key LIMIT 64")
+                    .bind(self.tenant.as_str())
+                    .bind(agent.as_bytes().as_slice())
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -254,12 +258,13 @@ impl Store for Sqlite {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
-                .bind(self.tenant.as_str())
-                .bind(owner.as_bytes().as_slice())
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let rows: Vec<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
+                    .bind(self.tenant.as_str())
+                    .bind(owner.as_bytes().as_slice())
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -388,12 +393,13 @@ impl Store for Sqlite {
 
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>> {
         async move {
-            let row: Option<AnswerRow> = sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = ?1 AND key = ?2")
-                .bind(self.tenant.as_str())
-                .bind(key.to_vec())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AnswerRow> =
+                sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = ?1 AND key = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(key.to_vec())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(|r| r.into_domain(key)).transpose()
         }
         .boxed()

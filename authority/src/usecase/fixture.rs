@@ -1,11 +1,11 @@
 //! An authority for tests: a clock moved by hand, seeded randomness, real keys, and people with and without roles.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use procura_verifier::ids::{AgentId, BootTime, Clock, DelegationId, Key, UtcMillis};
-use procura_verifier::key_list::{Anchors, KeyUse};
+use procura_verifier::key_list::{Anchors, KeyUse, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -54,6 +54,7 @@ pub(crate) struct App {
     pub ctx: Arc<Context>,
     pub clock: Arc<HandClock>,
     pub anchors: Anchors,
+    pub key_list: UnverifiedKeyList,
     _folder: Option<TempDir>,
 }
 
@@ -87,13 +88,20 @@ pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Re
         origin: "127.0.0.1/acme".parse().unwrap(),
         grants: grants(),
     };
-    let Started { context, .. } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
-    Ok(App { ctx: context, clock, anchors, _folder: None })
+    let Started { context, key_list } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
+    Ok(App { ctx: context, clock, anchors, key_list, _folder: None })
 }
 
 fn grants() -> Grants {
     let alice = crate::domain::grants::tests::alice();
-    let sam = crate::domain::grants::Grant { human: identity("sam").subject, roles: [Role::Security].into(), capabilities: vec![], max_ttl_secs: 0, max_depth: 0, ..alice.clone() };
+    let sam = crate::domain::grants::Grant {
+        human: identity("sam").subject,
+        roles: [Role::Security].into(),
+        capabilities: vec![],
+        max_ttl_secs: 0,
+        max_depth: 0,
+        ..alice.clone()
+    };
     Grants::new(vec![alice, sam])
 }
 

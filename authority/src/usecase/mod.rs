@@ -4,7 +4,6 @@ pub mod bootstrap;
 pub mod card;
 pub mod delegate;
 pub mod enroll_verifier;
-pub mod export;
 pub mod inspect;
 pub mod issue;
 pub mod receipts;
@@ -14,6 +13,8 @@ pub mod sign_in;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod replays;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -49,7 +49,16 @@ async fn world() -> World {
     let pulse = Arc::new(Pulse::new(tenant(), clock.clone(), signer.clone(), ClockId::from_bytes([5; 16]), head.feed, head.tree, (1, [0; 32])));
     let feed = Feed::start(shared.clone(), signer.clone(), pulse.clone());
     let released = Released::open(&folder.path().join("released-checkpoint")).unwrap();
-    let parts = Parts { store: shared, signer, clock: clock.clone(), rng: Box::new(rng), origin: "127.0.0.1/acme".parse().unwrap(), released, pulse, feed: feed.clone() };
+    let parts = Parts {
+        store: shared,
+        signer,
+        clock: clock.clone(),
+        rng: Box::new(rng),
+        origin: "127.0.0.1/acme".parse().unwrap(),
+        released,
+        pulse,
+        feed: feed.clone(),
+    };
     World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, clock, folder }
 }
 

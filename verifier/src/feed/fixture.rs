@@ -31,10 +31,8 @@ pub fn anchors() -> Anchors {
 }
 
 pub fn signed_key_list(version: u64, dead: &[Key]) -> UnverifiedKeyList {
-    let mut keys: Vec<_> = [feed_key(), second_feed_key()]
-        .iter()
-        .map(|k| ListedKey { usage: KeyUse::Feed, key: Key::of(k), from: UtcMillis(0), until: FEED_UNTIL })
-        .collect();
+    let mut keys: Vec<_> =
+        [feed_key(), second_feed_key()].iter().map(|k| ListedKey { usage: KeyUse::Feed, key: Key::of(k), from: UtcMillis(0), until: FEED_UNTIL }).collect();
     keys.sort_unstable_by_key(|k| (k.usage, k.key));
     UnverifiedKeyList::sign(&KeyListPayload { tenant: tenant(), version, issued: UTC, max_ttl_secs: 3600, keys, dead: dead.to_vec() }, &[&anchor()])
 }

@@ -220,6 +220,11 @@ impl FeedState {
         nonce
     }
 
+    /// True while no answer to this nonce has come.
+    pub fn awaits(&self, nonce: &Nonce) -> bool {
+        self.nonces.iter().any(|(asked, _)| asked == nonce)
+    }
+
     /// Looks at the clocks and collects what has expired. To be called every few hundred milliseconds, at least once a second.
     pub fn tick(&mut self, now: BootTime, wall: UtcMillis) -> Need {
         if now.micros_since(self.collected) >= COLLECT_EVERY_US {
@@ -305,7 +310,9 @@ impl FeedState {
             Ok(Message::Batch(b)) => {
                 b.epoch == self.epoch && (self.link(b.seq).is_some_and(|l| l.hash == *hash) || self.ahead.get(&b.seq).is_some_and(|a| a.hash == *hash))
             }
-            Ok(Message::Heartbeat(h)) => self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice())),
+            Ok(Message::Heartbeat(h)) => {
+                self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice()))
+            }
             Ok(Message::EpochStart(_)) | Err(_) => false,
         }
     }

@@ -215,7 +215,12 @@ pub(super) struct AnswerRow {
 impl AnswerRow {
     pub(super) fn into_domain(self, key: [u8; 32]) -> Result<Answered, StoreError> {
         Ok(Answered {
-            answer: Answer { key, request: fixed(&self.request, "answer", "request")?, body: self.body, expires: UtcMillis(number(self.expires_ms, "answer", "expires_ms")?) },
+            answer: Answer {
+                key,
+                request: fixed(&self.request, "answer", "request")?,
+                body: self.body,
+                expires: UtcMillis(number(self.expires_ms, "answer", "expires_ms")?),
+            },
             placed: Placed {
                 leaves: number(self.leaf_from, "answer", "leaf_from")?..number(self.leaf_until, "answer", "leaf_until")?,
                 feed_seq: self.feed_seq.map(|s| number(s, "answer", "feed_seq")).transpose()?,

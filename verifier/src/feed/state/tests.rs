@@ -1,8 +1,8 @@
 use super::*;
 use crate::feed::fixture;
+use crate::feed::message::FloorScope;
 use crate::feed::message::Item;
 use crate::ids::{AgentId, HumanId, Tid};
-use crate::feed::message::FloorScope;
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 
@@ -160,8 +160,10 @@ fn an_answer_to_our_nonce_is_fresh_as_of_when_the_request_left() {
 #[test]
 fn a_heartbeat_of_an_unmapped_clock_proves_nothing() {
     let mut w = world();
+    let open = w.ask();
     let beat = w.signed_beat(&[]);
     assert_eq!(w.receive(&beat), Need::Nothing);
+    assert!(w.state.awaits(&open));
     let strangers = w.signed_beat(&[[9; 16]]);
     assert_eq!(w.receive(&strangers), Need::Nothing);
     assert_eq!((w.fresh(), w.state.view().utc(BootTime(w.now))), (None, None));
@@ -300,6 +302,35 @@ fn a_new_epoch_continues_what_the_authority_still_has() {
     let need = w.pull();
     assert_eq!(w.follow(need), Need::Nothing);
     assert_eq!((w.state.watermark().0, w.fresh().is_some(), w.state.view().known().ids), (2, true, 2));
+}
+
+#[test]
+fn an_authority_that_goes_back_to_an_earlier_epoch_is_a_fork() {
+    let mut w = world();
+    let _ = w.pull();
+    w.pass(50);
+    let overtaken = w.signed_beat(&[]);
+    let old = (w.epoch, w.seq, w.hash);
+    w.pass(10);
+    let start = w.begin_epoch(2, old.1, old.2);
+    let _ = w.receive(&start);
+    assert_eq!((w.state.watermark().0, w.receive(&overtaken), w.alarms()), (2, Need::Nothing, vec![]), "older than the epoch: no fork");
+    (w.epoch, w.seq, w.hash) = old;
+    w.pass(50);
+    let back = w.signed_beat(&[]);
+    assert_eq!(w.receive(&back), Need::Tail { epoch: 1, from_seq: 1 });
+    assert_eq!((w.fresh(), w.alarms()), (None, vec![Alarm::Fork { epoch: 1, seq: 0 }]));
+}
+
+#[test]
+fn a_new_epoch_that_grew_from_another_history_is_a_fork() {
+    let mut w = world();
+    let _ = w.pull();
+    let one = w.commit(vec![tid(1)]);
+    let _ = w.receive(&one);
+    let start = w.begin_epoch(2, 1, [9; 32]);
+    assert_eq!(w.receive(&start), Need::Tail { epoch: 1, from_seq: 1 });
+    assert_eq!((w.fresh(), w.alarms()), (None, vec![Alarm::Fork { epoch: 1, seq: 1 }]));
 }
 
 #[test]
