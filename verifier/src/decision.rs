@@ -241,11 +241,12 @@ pub fn before_time(
     if b.expires_secs - b.not_before_secs > keys.payload().max_ttl_secs {
         return Err(Cause::Malformed);
     }
-    // L1: inside the window of a root key that lives now; cards by card keys that live now.
+    // L1, L4: inside the windows of keys that live now: the token of its root key, each card of its card key.
     let inside = keys
         .find(KeyUse::Root, token.root())
         .is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
-    if !inside || !token.card_keys().iter().all(|k| keys.find(KeyUse::Card, k).is_some()) {
+    let vouched = |(key, expires_secs): &(_, u64)| keys.find(KeyUse::Card, key).is_some_and(|k| expires_secs.saturating_mul(1000) <= k.until.0);
+    if !inside || !token.card_keys().iter().all(vouched) {
         return Err(Cause::Signature);
     }
     if b.tenant != *call.tenant || keys.payload().tenant != b.tenant {
