@@ -1,9 +1,16 @@
-//! The authority: grants, tokens, revocations, and the log of them all.
+//! The authority: signs humans in, records what they delegate, mints tokens, takes them back, and keeps the log of it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
 pub mod agent_auth;
 pub mod dev_idp;
+pub mod domain;
 pub mod expiring;
+pub mod feed;
+pub mod log;
 pub mod oidc;
 pub mod secret;
+pub mod signer;
+pub mod store;
+pub mod strict_json;
+pub mod writer;

@@ -1,1 +1,91 @@
-fn main() {}
+//! `procura`: the authority and everything one does with it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use procura_authority::{app, cli, demo};
+
+/// Authority for AI agents: who authorised this, within what bounds, and how fast can it be taken back
+#[derive(clap::Parser)]
+#[command(name = "procura", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Run the main job once on this machine, on a temporary folder, and say what came of each step
+    ///
+    /// Example: procura demo --json
+    Demo(demo::Args),
+    /// Run an authority for development, with an OpenID provider that asks for no password; loopback only
+    ///
+    /// Example: procura dev --data ./authority
+    Dev {
+        /// Where to listen; loopback only
+        #[arg(long, default_value = "127.0.0.1:7300")]
+        listen: SocketAddr,
+        /// The data folder: database, keys (mode 0600), trust.json, socket
+        #[arg(long, default_value = "./procura-data")]
+        data: PathBuf,
+    },
+    /// Make an Ed25519 key for an agent or a verifier
+    ///
+    /// Example: procura keygen --out invoice-bot.key
+    Keygen(cli::keygen::Args),
+    /// Sign in at an authority with a browser on this machine
+    ///
+    /// Example: procura login --authority http://127.0.0.1:7300
+    Login(cli::login::Args),
+    /// Export and replay the log
+    #[command(subcommand)]
+    Log(cli::log::Command),
+    /// Look at tokens
+    #[command(subcommand)]
+    Token(cli::token::Command),
+    /// One instance of the demo's sample tool
+    #[command(hide = true)]
+    SampleTool(cli::sample_tool::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PROCURA_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("procura: a TLS provider was installed twice");
+        return ExitCode::FAILURE;
+    }
+    match run(Cli::parse().command).await {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("procura: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<u8> {
+    let http = || reqwest::Client::builder().tcp_nodelay(true).timeout(std::time::Duration::from_secs(30)).build().context("no HTTP client");
+    let held = |holds: bool| u8::from(!holds);
+    match command {
+        Command::Demo(args) => Ok(held(demo::run(args, http()?).await?)),
+        Command::Dev { listen, data } => {
+            let running = app::dev(&data, listen).await?;
+            println!("{}", running.welcome());
+            tokio::signal::ctrl_c().await?;
+            running.stop().await;
+            Ok(0)
+        }
+        Command::Keygen(args) => cli::keygen::run(&args).map(|()| 0),
+        Command::Login(args) => cli::login::run(args, http()?).await.map(|()| 0),
+        Command::Log(command) => cli::log::run(command).await,
+        Command::Token(command) => cli::token::run(&command).map(held),
+        // Streams of the feed have no end: no overall timeout.
+        Command::SampleTool(args) => cli::sample_tool::run(args, reqwest::Client::builder().tcp_nodelay(true).build()?).await.map(|()| 0),
+    }
+}

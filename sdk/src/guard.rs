@@ -4,6 +4,7 @@
 //! within a bound per that key, the token's own signatures. Decide; refresh once where the view is stale; after an
 //! allow spend the proof, write the receipt. The layer compares `valid_until` right before the effect.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,11 +14,14 @@ use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
 use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::feed::Alarm;
+use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
 use procura_verifier::revocation::{RevocationView as _, View};
 use procura_verifier::token::{MAX_TOKEN_BYTES, UnverifiedToken, VerifiedToken};
 use procura_verifier::wire::Canonical as _;
+use rand::TryRngCore as _;
 
 use crate::limiter::Limiter;
 use crate::receipts::Receipts;
@@ -95,12 +99,13 @@ pub struct Guard {
     pub(crate) audience: Audience,
     pub(crate) policy: ToolPolicy,
     pub(crate) view: Arc<View>,
-    pub(crate) feed: procura_verifier::feed::FeedClient,
+    pub(crate) feed: FeedClient,
     pub(crate) cache: TokenCache,
     pub(crate) replay: Arc<ReplayCache>,
     pub(crate) cold: Limiter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) receipts: Receipts,
+    deliverer: tokio::task::AbortHandle,
 }
 
 /// How far a presentation got before the decision.
@@ -198,3 +203,97 @@ impl Opened {
         (&self.bytes, &self.token, self.proof.as_ref().ok())
     }
 }
+
+/// What a guard is made from.
+pub struct GuardConfig {
+    /// Anchors, tenant, and the last key list accepted.
+    pub trust: procura_verifier::trust::TrustFile,
+    /// Where the authority answers; usually the trust file's.
+    pub authority: String,
+    /// The service and instance that this guard is: proofs are made for it, and no other process may have it.
+    pub audience: Audience,
+    /// The enrolment of the key.
+    pub verifier: procura_verifier::ids::VerifierId,
+    /// The verifier's key: signs receipts.
+    pub key: ed25519_dalek::SigningKey,
+    /// What this tool insists on.
+    pub policy: ToolPolicy,
+    /// Most proofs remembered per minute; full means `unavailable`.
+    pub max_proofs: usize,
+    /// Most verified tokens kept.
+    pub max_tokens: usize,
+    /// Cold verifications per second and holder.
+    pub cold_per_second: u32,
+}
+
+/// Why a guard does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The trust file's key list is not its anchors'.
+    #[error(transparent)]
+    Trust(#[from] procura_verifier::key_list::KeyListError),
+    /// No randomness from the operating system.
+    #[error("no randomness for the challenge of this instance")]
+    Randomness,
+}
+
+impl Guard {
+    /// Starts following the feed and delivering receipts. Until the first answer of the authority is here it denies `stale`.
+    ///
+    /// Needs a tokio runtime, and a process-wide rustls provider where the authority is https. `http` must not have an
+    /// overall timeout: the feed is one answer without end.
+    pub fn start(config: GuardConfig, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        let view = Arc::new(View::new(config.audience.service().clone(), config.trust.keys()?));
+        let replay = Arc::new(ReplayCache::new(random()?, config.max_proofs));
+        let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());
+        feed.clock = clock.clone();
+        let paused = replay.clone();
+        feed.on_alarm = Box::new(move |alarm| {
+            // L7: after a pause nobody knows what was forgotten; older proofs are refused.
+            if matches!(alarm, Alarm::Paused { .. })
+                && let Ok(challenge) = random()
+            {
+                paused.renew(challenge);
+            }
+        });
+        let receipts = Receipts::new(config.verifier, random()?, config.key);
+        let (at, time) = (view.clone(), clock.clone());
+        let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
+        Ok(Arc::new(Self {
+            audience: config.audience,
+            policy: config.policy,
+            feed: FeedClient::start(feed, view.clone()),
+            view,
+            cache: TokenCache::new(config.max_tokens),
+            replay,
+            cold: Limiter::new(config.cold_per_second),
+            clock,
+            receipts,
+            deliverer: deliverer.abort_handle(),
+        }))
+    }
+
+    /// Denials without a receipt since the start, by cause.
+    pub fn denials(&self) -> BTreeMap<&'static str, u64> {
+        self.receipts.denials()
+    }
+
+    /// Waits until the authority has acknowledged every receipt and count, at most ten seconds. True if it has.
+    pub async fn close(&self) -> bool {
+        tokio::time::timeout(CLOSE_WAIT, self.receipts.delivered()).await.is_ok()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.deliverer.abort();
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(|_| StartError::Randomness)?;
+    Ok(bytes)
+}
+
+const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -35,6 +35,7 @@ struct Shared {
     key: SigningKey,
     queue: Mutex<Queue>,
     more: Notify,
+    acknowledged: Notify,
 }
 
 #[derive(Default)]
@@ -44,16 +45,23 @@ struct Queue {
     waiting: VecDeque<String>,
     /// Counts not yet made into a record.
     counts: BTreeMap<&'static str, u64>,
+    /// Since the start.
+    all_counts: BTreeMap<&'static str, u64>,
+    /// A record on its way.
+    sending: bool,
 }
 
 impl Receipts {
     pub(crate) fn new(verifier: VerifierId, run: [u8; 16], key: SigningKey) -> Self {
-        Self(Arc::new(Shared { verifier, run, key, queue: Mutex::default(), more: Notify::new() }))
+        Self(Arc::new(Shared { verifier, run, key, queue: Mutex::default(), more: Notify::new(), acknowledged: Notify::new() }))
     }
 
     /// Counts a denial that has no receipt.
     pub(crate) fn count(&self, cause: Cause) {
-        *self.0.lock().counts.entry(cause.word()).or_default() += 1;
+        let mut queue = self.0.lock();
+        *queue.counts.entry(cause.word()).or_default() += 1;
+        *queue.all_counts.entry(cause.word()).or_default() += 1;
+        drop(queue);
         self.0.more.notify_one();
     }
 
@@ -112,15 +120,31 @@ impl Receipts {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }
-                self.0.lock().waiting.drain(..receipts.len());
+                let mut queue = self.0.lock();
+                queue.waiting.drain(..receipts.len());
+                queue.sending = false;
+                drop(queue);
+                self.0.acknowledged.notify_waiters();
             }
         }
     }
 
-    /// True once everything was acknowledged.
-    pub(crate) fn is_delivered(&self) -> bool {
-        let queue = self.0.lock();
-        queue.waiting.is_empty() && queue.counts.is_empty()
+    /// Denials counted since the start.
+    pub(crate) fn denials(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().all_counts.clone()
+    }
+
+    /// Ends once everything was acknowledged.
+    pub(crate) async fn delivered(&self) {
+        loop {
+            let acknowledged = self.0.acknowledged.notified();
+            let queue = self.0.lock();
+            if queue.waiting.is_empty() && queue.counts.is_empty() && !queue.sending {
+                return;
+            }
+            drop(queue);
+            acknowledged.await;
+        }
     }
 
     fn batch(&self, now: UtcMillis) -> (Vec<String>, Option<String>) {
@@ -131,6 +155,7 @@ impl Receipts {
             return (receipts, None);
         }
         queue.records += 1;
+        queue.sending = true;
         let denials = Denials { verifier: self.0.verifier, run: self.0.run, number: queue.records, minute: now.0 / 60_000, counts };
         (receipts, Some(BASE64.encode(denials.sign(&self.0.key).to_bytes())))
     }

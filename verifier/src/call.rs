@@ -36,7 +36,7 @@ pub enum Value {
     Map(BTreeMap<String, Value>),
 }
 
-/// The arguments of a call, by name. At most 64, at most 32 KiB, nested at most 8 deep.
+/// The arguments of a call, by name. At most 64, at most 16 KiB, nested at most 8 deep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Arguments(BTreeMap<Name, Value>);
 
@@ -44,7 +44,7 @@ impl Arguments {
     /// Most arguments.
     pub const MAX: usize = 64;
     /// Longest JSON text or CBOR form, in bytes.
-    pub const MAX_BYTES: usize = 32 * 1024;
+    pub const MAX_BYTES: usize = 16 * 1024;
     const MAX_NESTING: usize = 8;
 
     /// Reads a JSON object. Refuses floats, integers beyond i64, duplicate keys at any depth, and names that are not [`Name`]s.

@@ -1,57 +1,676 @@
-//! (lead's minimal shape; the feed helper's file replaces it at merge)
-use crate::claims::{Generations, HumanRef};
-use crate::ids::*;
+//! What a verifier knows of revocations: sets that only grow, floors that only rise, and how fresh that knowledge is.
+//!
+//! One writer (the feed) applies items and then publishes freshness; any number of decisions read freshness and then look up.
+//! That order on both sides is law 7: an allow never rests on a freshness whose items it did not see.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::claims::{Generations, HumanRef, Name};
+use crate::feed::message::{FloorScope, Item};
+use crate::ids::{AgentId, BlockId, BootTime, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::KeyList;
-use std::sync::Arc;
-#[allow(missing_docs)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum RevokedWhat {
-    Tid,
-    Ancestor,
-    Lid,
-    Block,
-    HolderKey,
-    GlobalFloor,
-    TenantFloor,
-    HumanFloor,
-    AgentFloor,
-    DelegationFloor,
-}
-impl RevokedWhat {
-    pub const fn word(self) -> &'static str {
-        "x"
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RevokedBy {
-    pub what: RevokedWhat,
-    pub seq: u64,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lookup {
-    Live,
-    Revoked(RevokedBy),
-    Behind,
-}
+use crate::receipt::Relied;
+use sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
+
+/// What revocation is looked up by: everything in a token that can be taken back (law 6).
+#[derive(Debug, Clone, Copy)]
 pub struct Lineage<'a> {
+    /// The token's own id first, then its ancestors'.
     pub tids: &'a [Tid],
+    /// Of its links.
     pub lids: &'a [Lid],
+    /// Of its narrowing blocks.
     pub blocks: &'a [BlockId],
+    /// All holder keys, from block 0 on.
     pub holders: &'a [Key],
+    /// The accountable human.
     pub human: HumanRef,
+    /// The agent of block 0 with its generation, then those of the links' cards.
     pub agents: &'a [(AgentId, u64)],
+    /// The grant.
     pub delegation: DelegationId,
+    /// The generations it was minted under.
     pub generations: Generations,
 }
-pub trait RevocationView {
-    fn fresh_as_of(&self) -> Option<BootTime>;
-    fn lookup(&self, lineage: &Lineage<'_>) -> Lookup;
-    fn key_list(&self) -> Arc<KeyList>;
-    fn utc(&self, now: BootTime) -> Option<UtcMillis>;
+
+/// By what a token was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RevokedWhat {
+    /// Its own id.
+    Tid,
+    /// The id of a token that it was re-minted from.
+    Ancestor,
+    /// A link.
+    Lid,
+    /// A narrowing block.
+    Block,
+    /// A holder key.
+    HolderKey,
+    /// The floor of everything.
+    GlobalFloor,
+    /// The tenant's floor.
+    TenantFloor,
+    /// The human's floor.
+    HumanFloor,
+    /// An agent's floor.
+    AgentFloor,
+    /// The delegation's floor.
+    DelegationFloor,
 }
+
 impl RevokedWhat {
-    #[allow(missing_docs)]
-    pub fn from_word(_: &str) -> Option<Self> {
-        Some(Self::Tid)
+    /// All of them, in the order in which the first is named.
+    pub const ALL: [Self; 10] = [
+        Self::Tid,
+        Self::Ancestor,
+        Self::Lid,
+        Self::Block,
+        Self::HolderKey,
+        Self::GlobalFloor,
+        Self::TenantFloor,
+        Self::HumanFloor,
+        Self::AgentFloor,
+        Self::DelegationFloor,
+    ];
+
+    /// The word in receipts, logs and vectors.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tid => "tid",
+            Self::Ancestor => "ancestor",
+            Self::Lid => "lid",
+            Self::Block => "block",
+            Self::HolderKey => "holder_key",
+            Self::GlobalFloor => "global_floor",
+            Self::TenantFloor => "tenant_floor",
+            Self::HumanFloor => "human_floor",
+            Self::AgentFloor => "agent_floor",
+            Self::DelegationFloor => "delegation_floor",
+        }
+    }
+
+    /// The one that this word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|w| w.word() == word)
     }
 }
+
+/// What took a token back, and where the feed says so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RevokedBy {
+    /// By what.
+    pub what: RevokedWhat,
+    /// The lowest feed number known to say so.
+    pub seq: u64,
+}
+
+/// The outcome of a lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Lookup {
+    /// Nothing known stands against it.
+    Live,
+    /// Taken back.
+    Revoked(RevokedBy),
+    /// It carries a generation above the known floor: the view lacks something, or the token lies.
+    Behind,
+}
+
+/// What a decision reads. Implemented by [`View`]; a trait, so that replay can answer from a log instead.
+pub trait RevocationView {
+    /// The moment up to which all revocations are in the view; none if it is stale whatever the bound.
+    fn fresh_as_of(&self) -> Option<BootTime>;
+    /// What is known of a token.
+    fn lookup(&self, lineage: &Lineage<'_>) -> Lookup;
+    /// The key list in force.
+    fn key_list(&self) -> std::sync::Arc<KeyList>;
+    /// Authority UTC at `now`, never falling; none before the first heartbeat.
+    fn utc(&self, now: BootTime) -> Option<UtcMillis>;
+}
+
+/// The verifier's knowledge, shared by all decisions of a process.
+pub struct View {
+    tenant: Tenant,
+    service: Name,
+    sets: RwLock<Sets>,
+    /// Microseconds of fresh-as-of plus one; 0: stale.
+    fresh: AtomicU64,
+    /// Set for good when something was signed that this version cannot apply.
+    stuck: AtomicBool,
+    keys: RwLock<std::sync::Arc<KeyList>>,
+    relied: RwLock<Vouched>,
+    utc: AuthorityUtc,
+}
+
+impl View {
+    /// An empty view: stale, knowing no time. `service` is the verifier's own, for floors of humans that tokens name pairwise.
+    pub fn new(service: Name, key_list: KeyList) -> Self {
+        Self {
+            tenant: key_list.payload().tenant.clone(),
+            service,
+            sets: RwLock::new(Sets::default()),
+            fresh: AtomicU64::new(0),
+            stuck: AtomicBool::new(false),
+            keys: RwLock::new(std::sync::Arc::new(key_list)),
+            relied: RwLock::new(Vouched::default()),
+            utc: AuthorityUtc::default(),
+        }
+    }
+
+    /// Whose feed it follows: the key list's.
+    pub const fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// Adds what message `seq` took back. Any order, any number of times: the result is the same.
+    ///
+    /// An unknown item leaves the view stale until the process runs newer code (F9).
+    pub fn apply(&self, seq: u64, items: &[(u64, Item)]) {
+        if items.iter().any(|(_, item)| matches!(item, Item::Unknown { .. })) {
+            self.stick();
+        }
+        let Ok(mut sets) = self.sets.write() else { return self.stick() };
+        for (_, item) in items {
+            sets.apply(seq, item, &self.service);
+        }
+    }
+
+    /// Says that everything committed up to `at` has been applied. The caller has applied it: law 7 rests on that order.
+    ///
+    /// Never goes back; see [`Self::fence`] for that. `relied` is the feed position that vouches, for receipts.
+    pub fn publish(&self, at: BootTime, relied: Relied) {
+        if self.stuck.load(Ordering::Acquire) {
+            return;
+        }
+        let fresh = at.0.saturating_add(1);
+        // Before the freshness, so that no allow is without it: the items of this position are here already.
+        let Ok(mut slot) = self.relied.write() else { return };
+        if fresh > slot.fresh {
+            *slot = Vouched { fresh, relied: Some(relied) };
+        }
+        drop(slot);
+        // L7: release, after the items.
+        self.fresh.fetch_max(fresh, Ordering::Release);
+    }
+
+    /// Stale at once, until something is published again.
+    pub fn fence(&self) {
+        self.fresh.store(0, Ordering::Release);
+        if let Ok(mut slot) = self.relied.write() {
+            slot.fresh = 0;
+        }
+    }
+
+    /// The feed position behind the published freshness, or behind the last one if it was fenced. To be read before a decision: all
+    /// items up to it are in the view by then, so that a receipt claims no more than was looked at.
+    pub fn relied(&self) -> Option<Relied> {
+        self.relied.read().ok().and_then(|slot| slot.relied)
+    }
+
+    /// True if something was signed that this version cannot apply: stale for good.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
+    }
+
+    /// Stale until the process runs newer code.
+    pub fn stick(&self) {
+        self.stuck.store(true, Ordering::Release);
+        self.fence();
+    }
+
+    /// Takes a newer key list. Versions only rise; the same payload under other anchors' signatures replaces itself.
+    pub fn replace_key_list(&self, list: KeyList) -> Result<(), KeyListStays> {
+        let Ok(mut slot) = self.keys.write() else { return Err(KeyListStays::Older { got: list.payload().version, held: u64::MAX }) };
+        let (new, held) = (list.payload(), slot.payload());
+        if new.tenant != self.tenant {
+            return Err(KeyListStays::Tenant);
+        }
+        if new.version < held.version {
+            return Err(KeyListStays::Older { got: new.version, held: held.version });
+        }
+        if new.version == held.version && new != held {
+            return Err(KeyListStays::Differs { version: new.version });
+        }
+        *slot = std::sync::Arc::new(list);
+        Ok(())
+    }
+
+    /// Takes the authority's UTC, as a heartbeat that arrived at `now` said it. False if it is more than 2 s (and 500 ppm of the time
+    /// since the last one) ahead of what is known: such a heartbeat proves no freshness.
+    pub fn observe_utc(&self, utc: UtcMillis, now: BootTime) -> bool {
+        self.utc.observe(utc, now)
+    }
+
+    /// Takes the authority's UTC from a signed epoch start, which may jump ahead.
+    pub fn confirm_utc(&self, utc: UtcMillis, now: BootTime) {
+        self.utc.confirm(utc, now);
+    }
+
+    /// Drops ids whose tokens ended over 60 s ago by authority UTC. Holder keys and floors stay. Returns how many.
+    ///
+    /// In small portions, so that no decision waits long.
+    pub fn collect(&self, now: BootTime) -> usize {
+        let Some(utc) = self.utc.at(now) else { return 0 };
+        let mut dropped = 0;
+        loop {
+            let Ok(mut sets) = self.sets.write() else { return dropped };
+            let (n, more) = sets.collect(utc.secs(), COLLECT_PORTION);
+            dropped += n;
+            if !more {
+                return dropped;
+            }
+        }
+    }
+
+    /// How many ids, keys and floors are known.
+    pub fn known(&self) -> Known {
+        self.sets.read().map(|s| s.known()).unwrap_or_default()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn knows_the_same_as(&self, other: &Self) -> bool {
+        *self.sets.read().unwrap() == *other.sets.read().unwrap()
+    }
+}
+
+impl RevocationView for View {
+    fn fresh_as_of(&self) -> Option<BootTime> {
+        // L7: acquire, before the lookup.
+        self.fresh.load(Ordering::Acquire).checked_sub(1).map(BootTime)
+    }
+
+    fn lookup(&self, lineage: &Lineage<'_>) -> Lookup {
+        // A panic while writing leaves half of a message: nothing may rest on that.
+        self.sets.read().map_or(Lookup::Behind, |sets| sets.lookup(lineage))
+    }
+
+    fn key_list(&self) -> std::sync::Arc<KeyList> {
+        match self.keys.read() {
+            Ok(list) => std::sync::Arc::clone(&list),
+            // The slot is replaced as a whole: there is no half of it.
+            Err(poisoned) => std::sync::Arc::clone(&poisoned.into_inner()),
+        }
+    }
+
+    fn utc(&self, now: BootTime) -> Option<UtcMillis> {
+        self.utc.at(now)
+    }
+}
+
+impl<V: RevocationView> RevocationView for Arc<V> {
+    fn fresh_as_of(&self) -> Option<BootTime> {
+        (**self).fresh_as_of()
+    }
+    fn lookup(&self, lineage: &Lineage<'_>) -> Lookup {
+        (**self).lookup(lineage)
+    }
+    fn key_list(&self) -> std::sync::Arc<KeyList> {
+        (**self).key_list()
+    }
+    fn utc(&self, now: BootTime) -> Option<UtcMillis> {
+        (**self).utc(now)
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("tenant", &self.tenant).field("known", &self.known()).finish_non_exhaustive()
+    }
+}
+
+/// Why a key list was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyListStays {
+    /// Versions only rise.
+    #[error("key list has version {got}, expected at least {held}")]
+    Older {
+        /// Its version.
+        got: u64,
+        /// The version held.
+        held: u64,
+    },
+    /// The anchors signed two lists under one version.
+    #[error("key list of version {version} differs from the one held under that version")]
+    Differs {
+        /// The version.
+        version: u64,
+    },
+    /// Of another tenant.
+    #[error("key list is of another tenant than the view")]
+    Tenant,
+}
+
+/// Sizes of a view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Token, link and block ids.
+    pub ids: usize,
+    /// Holder keys.
+    pub holder_keys: usize,
+    /// Floors above 0.
+    pub floors: usize,
+}
+
+/// The position behind the published freshness.
+#[derive(Default)]
+struct Vouched {
+    /// As in [`View::fresh`].
+    fresh: u64,
+    relied: Option<Relied>,
+}
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+#[derive(Default)]
+struct Sets {
+    tids: Map<Tid, Gone>,
+    lids: Map<Lid, Gone>,
+    blocks: Map<BlockId, Gone>,
+    /// To the feed number.
+    holders: Map<Key, u64>,
+    global: Floor,
+    tenant: Floor,
+    humans: Map<HumanId, Floor>,
+    /// The same floors under the names that tokens for this service alone use.
+    pairwise: Map<[u8; 32], Floor>,
+    agents: Map<AgentId, Floor>,
+    delegations: Map<DelegationId, Floor>,
+    /// Which ids may be dropped when, in steps of [`EXPIRY_STEP_SECS`].
+    expiring: BTreeMap<u64, Vec<Expiring>>,
+}
+
+impl PartialEq for Sets {
+    /// The index of expiries follows from the rest, in order of arrival.
+    fn eq(&self, o: &Self) -> bool {
+        self.tids == o.tids
+            && self.lids == o.lids
+            && self.blocks == o.blocks
+            && self.holders == o.holders
+            && (self.global, self.tenant) == (o.global, o.tenant)
+            && self.humans == o.humans
+            && self.pairwise == o.pairwise
+            && self.agents == o.agents
+            && self.delegations == o.delegations
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Gone {
+    seq: u64,
+    exp_secs: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Floor {
+    generation: u64,
+    seq: u64,
+}
+
+impl Floor {
+    /// The higher one; of equals the one known from the lower number.
+    fn raise(&mut self, generation: u64, seq: u64) {
+        if generation > self.generation || (generation == self.generation && seq < self.seq) {
+            *self = Self { generation, seq };
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Expiring {
+    Tid(Tid),
+    Lid(Lid),
+    Block(BlockId),
+}
+
+impl Sets {
+    fn apply(&mut self, seq: u64, item: &Item, service: &Name) {
+        match item {
+            Item::Tid { tid, exp_secs } => {
+                if remember(&mut self.tids, *tid, seq, *exp_secs) {
+                    self.expire(*exp_secs, Expiring::Tid(*tid));
+                }
+            }
+            Item::Lid { lid, exp_secs } => {
+                if remember(&mut self.lids, *lid, seq, *exp_secs) {
+                    self.expire(*exp_secs, Expiring::Lid(*lid));
+                }
+            }
+            Item::Block { block, exp_secs } => {
+                if remember(&mut self.blocks, *block, seq, *exp_secs) {
+                    self.expire(*exp_secs, Expiring::Block(*block));
+                }
+            }
+            Item::HolderKey { key } => {
+                self.holders.entry(*key).and_modify(|s| *s = seq.min(*s)).or_insert(seq);
+            }
+            // Floor 0 ends nothing, and would be told apart from no floor.
+            Item::Floor { generation: 0, .. } | Item::Unknown { .. } => {}
+            Item::Floor { scope, generation } => {
+                let floor = match scope {
+                    FloorScope::Global => &mut self.global,
+                    FloorScope::Tenant => &mut self.tenant,
+                    FloorScope::Human(id) => {
+                        if let HumanRef::Pairwise(name) = HumanRef::pairwise(*id, service) {
+                            self.pairwise.entry(name).or_default().raise(*generation, seq);
+                        }
+                        self.humans.entry(*id).or_default()
+                    }
+                    FloorScope::Agent(id) => self.agents.entry(*id).or_default(),
+                    FloorScope::Delegation(id) => self.delegations.entry(*id).or_default(),
+                };
+                floor.raise(*generation, seq);
+            }
+        }
+    }
+
+    fn expire(&mut self, exp_secs: u64, what: Expiring) {
+        self.expiring.entry(exp_secs / EXPIRY_STEP_SECS).or_default().push(what);
+    }
+
+    /// L6. Revocations are named before doubts.
+    fn lookup(&self, l: &Lineage<'_>) -> Lookup {
+        // Without an own id or agent nothing could be found: that is no lineage, and no reason to allow.
+        let ([own, ancestors @ ..], [(agent, agent_generation), hops @ ..]) = (l.tids, l.agents) else { return Lookup::Behind };
+        let gone = |what, seq| Lookup::Revoked(RevokedBy { what, seq });
+        if let Some(g) = self.tids.get(own) {
+            return gone(RevokedWhat::Tid, g.seq);
+        }
+        if let Some(g) = ancestors.iter().find_map(|t| self.tids.get(t)) {
+            return gone(RevokedWhat::Ancestor, g.seq);
+        }
+        if let Some(g) = l.lids.iter().find_map(|i| self.lids.get(i)) {
+            return gone(RevokedWhat::Lid, g.seq);
+        }
+        if let Some(g) = l.blocks.iter().find_map(|b| self.blocks.get(b)) {
+            return gone(RevokedWhat::Block, g.seq);
+        }
+        if let Some(seq) = l.holders.iter().find_map(|k| self.holders.get(k)) {
+            return gone(RevokedWhat::HolderKey, *seq);
+        }
+
+        let human = match &l.human {
+            HumanRef::Id(id) => self.humans.get(id),
+            HumanRef::Pairwise(name) => self.pairwise.get(name),
+        };
+        let g = &l.generations;
+        let of_agent = |id| self.agents.get(id).copied().unwrap_or_default();
+        // Block 0's agent stands in both places; the lower of two different claims is judged, and the higher.
+        let agent_low = g.agent.min(*agent_generation);
+        let agent_high = g.agent.max(*agent_generation);
+        let agent_floor = of_agent(agent);
+        let fixed = [
+            (RevokedWhat::GlobalFloor, self.global, g.global, g.global),
+            (RevokedWhat::TenantFloor, self.tenant, g.tenant, g.tenant),
+            (RevokedWhat::HumanFloor, human.copied().unwrap_or_default(), g.human, g.human),
+            (RevokedWhat::AgentFloor, agent_floor, agent_low, agent_high),
+        ];
+        let mut behind = false;
+        for (what, floor, low, high) in fixed {
+            if low < floor.generation {
+                return gone(what, floor.seq);
+            }
+            behind |= high > floor.generation;
+        }
+        for (id, generation) in hops {
+            let floor = of_agent(id);
+            if *generation < floor.generation {
+                return gone(RevokedWhat::AgentFloor, floor.seq);
+            }
+            behind |= *generation > floor.generation;
+        }
+        let floor = self.delegations.get(&l.delegation).copied().unwrap_or_default();
+        if g.delegation < floor.generation {
+            return gone(RevokedWhat::DelegationFloor, floor.seq);
+        }
+        behind |= g.delegation > floor.generation;
+        if behind { Lookup::Behind } else { Lookup::Live }
+    }
+
+    /// Drops up to `portion` ids; how many, and whether more are due.
+    fn collect(&mut self, utc_secs: u64, portion: usize) -> (usize, bool) {
+        let due = |step: u64| step.saturating_add(1).saturating_mul(EXPIRY_STEP_SECS).saturating_add(KEPT_AFTER_EXPIRY_SECS) <= utc_secs;
+        let mut dropped = 0;
+        while let Some(mut first) = self.expiring.first_entry() {
+            if !due(*first.key()) {
+                return (dropped, false);
+            }
+            let step = *first.key();
+            if dropped >= portion {
+                return (dropped, true);
+            }
+            let Some(what) = first.get_mut().pop() else {
+                first.remove();
+                continue;
+            };
+            // A later expiry of the same id stands in a later step.
+            match what {
+                Expiring::Tid(id) => forget(&mut self.tids, id, step),
+                Expiring::Lid(id) => forget(&mut self.lids, id, step),
+                Expiring::Block(id) => forget(&mut self.blocks, id, step),
+            }
+            dropped += 1;
+        }
+        (dropped, false)
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            ids: self.tids.len() + self.lids.len() + self.blocks.len(),
+            holder_keys: self.holders.len(),
+            floors: usize::from(self.global.generation > 0)
+                + usize::from(self.tenant.generation > 0)
+                + self.humans.len()
+                + self.agents.len()
+                + self.delegations.len(),
+        }
+    }
+}
+
+/// True if the id is new or expires later than known.
+fn remember<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, seq: u64, exp_secs: u64) -> bool {
+    let mut grown = false;
+    map.entry(id)
+        .and_modify(|g| {
+            g.seq = g.seq.min(seq);
+            grown = exp_secs > g.exp_secs;
+            g.exp_secs = g.exp_secs.max(exp_secs);
+        })
+        .or_insert_with(|| {
+            grown = true;
+            Gone { seq, exp_secs }
+        });
+    grown
+}
+
+fn forget<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, step: u64) {
+    if map.get(&id).is_some_and(|g| g.exp_secs / EXPIRY_STEP_SECS <= step) {
+        map.remove(&id);
+    }
+}
+
+/// Authority UTC as an offset to the boot clock. Readers never see it fall.
+struct AuthorityUtc {
+    /// UTC minus boot time in microseconds; 0: unknown.
+    offset_us: AtomicU64,
+    /// When a heartbeat last set it, in boot time.
+    heard_us: AtomicU64,
+    /// The highest value shown, in milliseconds.
+    shown_ms: AtomicU64,
+}
+
+impl Default for AuthorityUtc {
+    fn default() -> Self {
+        Self { offset_us: AtomicU64::new(0), heard_us: AtomicU64::new(0), shown_ms: AtomicU64::new(0) }
+    }
+}
+
+impl AuthorityUtc {
+    fn at(&self, now: BootTime) -> Option<UtcMillis> {
+        let offset = self.offset_us.load(Ordering::Acquire);
+        if offset == 0 {
+            return None;
+        }
+        let ms = offset.saturating_add(now.0) / 1000;
+        let shown = self.shown_ms.load(Ordering::Acquire);
+        if ms > shown {
+            self.shown_ms.fetch_max(ms, Ordering::AcqRel);
+        }
+        Some(UtcMillis(ms.max(shown)))
+    }
+
+    fn observe(&self, utc: UtcMillis, now: BootTime) -> bool {
+        let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
+        let offset = self.offset_us.load(Ordering::Acquire);
+        let drift = now.micros_since(BootTime(self.heard_us.load(Ordering::Acquire))) / 2000;
+        let next = if offset == 0 || sample >= offset {
+            // L7: a clock that runs away could end tokens and, by collection, forget revocations.
+            if offset != 0 && sample - offset > UTC_AHEAD_US.saturating_add(drift) {
+                return false;
+            }
+            sample
+        } else {
+            // A heartbeat that took longer on its way than the best one says little: give in by no more than clocks drift.
+            offset - (offset - sample).min(drift)
+        };
+        self.set(next, now);
+        true
+    }
+
+    fn confirm(&self, utc: UtcMillis, now: BootTime) {
+        let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
+        if sample > self.offset_us.load(Ordering::Acquire) {
+            self.set(sample, now);
+        }
+    }
+
+    fn set(&self, offset: u64, now: BootTime) {
+        self.offset_us.store(offset, Ordering::Release);
+        self.heard_us.store(now.0, Ordering::Release);
+    }
+}
+
+/// Locks and atomics: std's, or loom's, which tries out every interleaving.
+mod sync {
+    #[cfg(all(test, loom))]
+    pub(super) use loom::sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    };
+    #[cfg(not(all(test, loom)))]
+    pub(super) use std::sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    };
+}
+
+/// Skew between the clock that collects and one that still takes a token.
+const KEPT_AFTER_EXPIRY_SECS: u64 = 60;
+const EXPIRY_STEP_SECS: u64 = 64;
+const COLLECT_PORTION: usize = 1024;
+const UTC_AHEAD_US: u64 = 2_000_000;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

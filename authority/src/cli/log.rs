@@ -1,0 +1,115 @@
+//! `procura log export|replay`: the auditor's file, and what it shows.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use procura_verifier::trust::TrustFile;
+use serde_json::json;
+
+use crate::app;
+use crate::log::bundle::{Bundle, Limits, LoadError};
+use crate::log::finding::Finding;
+use crate::log::replay::{Summary, replay};
+
+/// `procura log …`
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Write the whole log of an authority into one file that replays offline
+    ///
+    /// Example: procura log export --data authority --out bundle.tar
+    Export {
+        /// The authority's data folder; a running authority is asked over its socket there
+        #[arg(long)]
+        data: PathBuf,
+        /// Where to write the bundle
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Check a bundle from a trust file alone: signatures, hashes, and every decision derived again
+    ///
+    /// Exit 0 if everything follows, 10 to 16 by class of finding (spec/log.md).
+    ///
+    /// Example: procura log replay bundle.tar --trust trust.json
+    Replay {
+        /// The bundle
+        bundle: PathBuf,
+        /// The trust file
+        #[arg(long)]
+        trust: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command, and says the exit code.
+pub async fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Export { data, out } => {
+            let bundle = export(&data).await?;
+            write(&out, &bundle)?;
+            println!("{} bytes written to {}", bundle.len(), out.display());
+            Ok(0)
+        }
+        Command::Replay { bundle, trust, json } => {
+            let trust_bytes = std::fs::read(&trust).with_context(|| format!("cannot read {}", trust.display()))?;
+            let trust = TrustFile::from_json(&trust_bytes)?;
+            let file = std::fs::File::open(&bundle).with_context(|| format!("cannot read {}", bundle.display()))?;
+            match check(file, &trust)? {
+                Ok(summary) => {
+                    if json {
+                        println!("{}", json!({ "ok": true, "summary": summary }));
+                    } else {
+                        println!("{}", in_words(&summary));
+                    }
+                    Ok(0)
+                }
+                Err(finding) => {
+                    if json {
+                        println!("{}", json!({ "ok": false, "finding": finding, "sentence": finding.to_string() }));
+                    } else {
+                        println!("found: {finding}");
+                    }
+                    Ok(finding.class.exit_code())
+                }
+            }
+        }
+    }
+}
+
+fn check(file: std::fs::File, trust: &TrustFile) -> anyhow::Result<Result<Summary, Finding>> {
+    match Bundle::load(file, &trust.anchors, &trust.tenant, Limits::default()) {
+        Ok(bundle) => Ok(replay(&bundle)),
+        Err(LoadError::Finding(finding)) => Ok(Err(finding)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn in_words(s: &Summary) -> String {
+    let witnesses = if s.witnesses.is_empty() { "unwitnessed".to_owned() } else { format!("witnessed by {}", s.witnesses.join(", ")) };
+    format!(
+        "everything follows: {} leaves, {} delegations, {} tokens, {} revocations, {} decisions derived again ({} allowed), {} denials counted; {witnesses}",
+        s.leaves, s.delegations, s.tokens, s.revocations, s.decisions, s.allowed, s.counted_denials
+    )
+}
+
+async fn export(data: &Path) -> anyhow::Result<Vec<u8>> {
+    let socket = data.join(app::SOCKET);
+    let http = reqwest::Client::builder().unix_socket(socket.clone()).build()?;
+    match http.get("http://localhost/v1/log/bundle").send().await {
+        Ok(answer) if answer.status().is_success() => Ok(answer.bytes().await.context("the authority's answer broke off")?.into()),
+        Ok(answer) => bail!("the running authority refused with {}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+        // Nobody listens: nobody runs, or the lock on the folder says otherwise.
+        Err(_) => app::export_at_rest(data).await,
+    }
+}
+
+fn write(out: &Path, bundle: &[u8]) -> anyhow::Result<()> {
+    // Aside and renamed: never half a bundle under the name that was asked for.
+    let aside = out.with_extension("part");
+    let mut file = std::fs::File::create(&aside).with_context(|| format!("cannot write {}", aside.display()))?;
+    file.write_all(bundle)?;
+    file.sync_all()?;
+    std::fs::rename(&aside, out).with_context(|| format!("cannot write {}", out.display()))
+}

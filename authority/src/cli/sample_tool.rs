@@ -1,0 +1,88 @@
+//! The sample tool of the demo: a payment service that moves nothing, guarded by the SDK's layer. Hidden; one process
+//! is one instance. It ends when its standard input does, after its receipts are delivered.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use procura_sdk::guard::{Action, Guard, GuardConfig};
+use procura_sdk::layer::ProcuraLayer;
+use procura_verifier::call::Arguments;
+use procura_verifier::claims::{Audience, DataClass};
+use procura_verifier::decision::ToolPolicy;
+use procura_verifier::ids::{SystemClock, VerifierId};
+use procura_verifier::trust::TrustFile;
+use tokio::io::AsyncReadExt as _;
+
+/// What the hidden command takes.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[arg(long)]
+    trust: PathBuf,
+    #[arg(long)]
+    authority: String,
+    #[arg(long)]
+    audience: Audience,
+    #[arg(long)]
+    verifier: VerifierId,
+    #[arg(long)]
+    key: PathBuf,
+}
+
+/// Runs one instance on a free loopback port; the first line on standard output is its URL.
+pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
+    let trust = TrustFile::from_json(&std::fs::read(&args.trust).with_context(|| format!("cannot read {}", args.trust.display()))?)?;
+    let config = GuardConfig {
+        trust,
+        authority: args.authority,
+        audience: args.audience,
+        verifier: args.verifier,
+        key: crate::signer::file::read_key(&args.key)?,
+        policy: ToolPolicy::STRICT,
+        max_proofs: 100_000,
+        max_tokens: 4_096,
+        cold_per_second: 200,
+    };
+    let guard = Guard::start(config, http, Arc::new(SystemClock))?;
+    let guarded = Router::new().route("/{tenant}/{action}/{*resource}", post(act)).layer(ProcuraLayer::new(guard.clone(), action_of));
+    let router = guarded.route("/denials", get(denials)).with_state(guard.clone());
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("http://{}", listener.local_addr()?);
+    let end = async {
+        _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+    };
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(end).await?;
+    anyhow::ensure!(guard.close().await, "the authority did not acknowledge all receipts within ten seconds");
+    Ok(())
+}
+
+/// `POST /{tenant}/{action}/{resource}` with the arguments as body. The tenant is where the resource lives: a path of ours, not a claim.
+fn action_of(parts: &Parts, body: &[u8]) -> Result<Action, String> {
+    let path = parts.uri.path().trim_start_matches('/');
+    let (tenant, rest) = path.split_once('/').ok_or("expected /tenant/action/resource")?;
+    let (action, resource) = rest.split_once('/').ok_or("expected /tenant/action/resource")?;
+    Ok(Action {
+        tenant: tenant.parse().map_err(|e| format!("tenant: {e}"))?,
+        tool: "payments".parse().map_err(|e| format!("tool: {e}"))?,
+        action: action.parse().map_err(|e| format!("action: {e}"))?,
+        resource: resource.parse().map_err(|e| format!("resource: {e}"))?,
+        args: Arguments::from_json(body).map_err(|e| e.to_string())?,
+        data_class: DataClass::Restricted,
+    })
+}
+
+/// The effect: here it is only said. What runs is what was hashed.
+async fn act(Extension(action): Extension<Action>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "done": action.action, "resource": action.resource, "arguments": action.args.to_json() }))
+}
+
+/// How many denials of each cause this instance has counted, told to whoever runs it.
+async fn denials(State(guard): State<Arc<Guard>>) -> Json<std::collections::BTreeMap<&'static str, u64>> {
+    Json(guard.denials())
+}

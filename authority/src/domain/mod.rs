@@ -1,0 +1,9 @@
+//! What the authority knows and what may be: plain values and rules, no I/O.
+
+pub mod agent;
+pub mod delegation;
+pub mod grants;
+pub mod human;
+pub mod opening;
+pub mod principal;
+pub mod verifier;

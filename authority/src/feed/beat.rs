@@ -1,0 +1,165 @@
+//! Heartbeats on SQLite, whose only writer is this process: the head in memory is the proof (`DESIGN.md` section 8).
+//!
+//! A beat says: *at my clock's t the head was n*. Two things would break the promise to verifiers: an n that is not
+//! committed, and a t later than the return of a COMMIT that n does not contain.
+//!
+//! The writer marks the state *in flight* with a clock reading s before it hands a batch to the database, and clears the
+//! mark together with entering the new head, after COMMIT has returned, under one lock. A beat reads the clock **first**
+//! (t₀), then takes the lock; if the mark is set it claims t = s, else t = t₀, and the head it finds. Then:
+//! - The head found was entered after its COMMIT had returned, so it is committed.
+//! - Suppose a beat claims (t, n) and the COMMIT of n+1 returned at c ≤ t. The mark of that batch was set before its
+//!   COMMIT began, so s < c, and the beat took the lock after t₀ ≥ t ≥ c, hence after the mark was set. If it found the
+//!   mark, then t = s < c: a contradiction. If it found it cleared, then n+1 had been entered in the same step and the
+//!   beat would have found n+1: a contradiction. So no such beat is signed.
+//!
+//! A commit whose outcome is unknown leaves the mark: beats go on claiming s, verifiers go stale and deny until it is known.
+//!
+//! An answer to a nonce must claim a t **after the nonce arrived**, because the verifier maps t to the moment its request
+//! left: an earlier t would make everything look fresher than it is. So it waits until the mark it finds is cleared or is
+//! one that was set after the nonce arrived; with commits back to back that is one commit at most.
+//!
+//! Signing needs no further check against the database's clock: database and process share one machine and one clock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use procura_verifier::feed::message::{Heartbeat, Message, SignedMessage};
+use procura_verifier::ids::{BootTime, Clock, ClockId, Tenant, UtcMillis};
+use tokio::sync::Notify;
+
+use super::FeedUnavailable;
+use crate::signer::Signer;
+use crate::signer::released::TreeHead;
+use crate::store::FeedHead;
+
+/// The head as far as this process knows it to be committed, and the signer of heartbeats about it.
+pub struct Pulse {
+    tenant: Tenant,
+    clock: Arc<dyn Clock>,
+    signer: Arc<dyn Signer>,
+    id: ClockId,
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    head: FeedHead,
+    in_flight: Option<Moment>,
+    checkpoint: TreeHead,
+    key_list: (u64, [u8; 32]),
+}
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    boot: BootTime,
+    utc: UtcMillis,
+}
+
+impl Pulse {
+    /// A pulse about a head just read from the store. `id` is drawn at random when the process starts; `key_list` is version and hash.
+    pub fn new(tenant: Tenant, clock: Arc<dyn Clock>, signer: Arc<dyn Signer>, id: ClockId, head: FeedHead, checkpoint: TreeHead, key_list: (u64, [u8; 32])) -> Self {
+        Self { tenant, clock, signer, id, state: Mutex::new(State { head, in_flight: None, checkpoint, key_list }), settled: Notify::new() }
+    }
+
+    /// A batch is about to be handed to the database.
+    pub(crate) fn begin(&self) {
+        let now = self.now();
+        self.state().in_flight = Some(now);
+        // Whoever waits for a moment after its nonce may take this one.
+        self.settled.notify_waiters();
+    }
+
+    /// Its COMMIT has returned.
+    pub(crate) fn settle(&self, head: FeedHead) {
+        let mut state = self.state();
+        state.head = head;
+        state.in_flight = None;
+        drop(state);
+        self.settled.notify_waiters();
+    }
+
+    /// It is certain that nothing was written.
+    pub(crate) fn abandon(&self) {
+        self.state().in_flight = None;
+        self.settled.notify_waiters();
+    }
+
+    /// A checkpoint was released: beats carry it from now on.
+    pub(crate) fn released(&self, checkpoint: TreeHead) {
+        self.state().checkpoint = checkpoint;
+    }
+
+    /// A newer key list is committed: beats carry its version and hash from now on.
+    pub(crate) fn key_list(&self, version: u64, hash: [u8; 32]) {
+        let mut state = self.state();
+        if version > state.key_list.0 {
+            state.key_list = (version, hash);
+        }
+    }
+
+    /// The head that is known to be committed.
+    pub fn head(&self) -> FeedHead {
+        self.state().head
+    }
+
+    /// A heartbeat of this moment, or of the moment before the commit under way.
+    pub fn beat(&self, nonces: Vec<Vec<u8>>) -> SignedMessage {
+        let (at, state) = self.look();
+        self.sign(at, &state, nonces)
+    }
+
+    /// The moment that may be claimed, and what was so at it.
+    fn look(&self) -> (Moment, State) {
+        // INVARIANT: the clock first, then the head (see the module).
+        let now = self.now();
+        let state = *self.state();
+        (state.in_flight.unwrap_or(now), state)
+    }
+
+    /// A heartbeat of a moment after this call began.
+    pub(super) async fn answer(&self, nonces: Vec<Vec<u8>>) -> Result<SignedMessage, FeedUnavailable> {
+        let arrived = self.clock.boot();
+        let waited = tokio::time::timeout(MAX_WAIT, async {
+            loop {
+                // Registered before the look, so that no change falls between look and wait.
+                let changed = self.settled.notified();
+                let (at, state) = self.look();
+                if at.boot >= arrived {
+                    return self.sign(at, &state, nonces);
+                }
+                changed.await;
+            }
+        });
+        waited.await.map_err(|_| FeedUnavailable::HeadUnknown)
+    }
+
+    fn sign(&self, at: Moment, state: &State, nonces: Vec<Vec<u8>>) -> SignedMessage {
+        let beat = Heartbeat {
+            tenant: self.tenant.clone(),
+            epoch: state.head.epoch,
+            head_seq: state.head.seq,
+            head_hash: state.head.hash,
+            clock: self.id,
+            t_us: at.boot.0,
+            utc: at.utc,
+            key_list_version: state.key_list.0,
+            key_list_hash: state.key_list.1,
+            checkpoint: (state.checkpoint.size, state.checkpoint.root),
+            nonces,
+        };
+        self.signer.feed(&Message::Heartbeat(beat))
+    }
+
+    fn now(&self) -> Moment {
+        Moment { boot: self.clock.boot(), utc: self.clock.wall() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Longer than any commit should take; a verifier has long turned stale by then.
+const MAX_WAIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,161 @@
+//! The authority's side of the revocation feed: what is committed goes out signed, and heartbeats say how far it goes.
+//!
+//! What travels is signed and numbered, so the way it travels need not be trusted or complete: whoever misses a message
+//! reads [`Feed::tail`]. A lost message costs delay, never safety.
+
+pub mod beat;
+pub mod bus;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use procura_verifier::feed::message::{MAX_NONCES, Message, SignedMessage};
+use procura_verifier::key_list::KeyUse;
+use procura_verifier::wire::Canonical as _;
+use tokio::sync::{mpsc, oneshot};
+
+use self::beat::Pulse;
+use self::bus::{Bus, Subscription};
+use crate::signer::Signer;
+use crate::store::{Store, StoreError};
+
+/// How often the head is said while somebody listens.
+pub const BEAT_EVERY: Duration = Duration::from_millis(50);
+/// Most messages in one answer of [`Feed::tail`].
+pub const MAX_TAIL: u32 = 256;
+
+/// Why the feed gives no answer. Verifiers stay stale and deny: nothing is guessed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FeedUnavailable {
+    /// More questions than one process answers.
+    #[error("too many heads asked for at once, try again")]
+    Busy,
+    /// The outcome of a commit is unknown or takes too long, so the head is not known either.
+    #[error("the head is not known at this moment")]
+    HeadUnknown,
+    /// The nonce is not one.
+    #[error("nonce is {0} bytes long, expected 16 to 32")]
+    Nonce(usize),
+    /// The store does not answer, or holds a message that no key at hand signs.
+    #[error("feed unavailable: {0}")]
+    Store(String),
+}
+
+/// One tenant's feed. Cheap to clone.
+#[derive(Clone)]
+pub struct Feed(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    signer: Arc<dyn Signer>,
+    pulse: Arc<Pulse>,
+    bus: Bus,
+    asking: mpsc::Sender<Ask>,
+    recent: Mutex<VecDeque<(u64, u64, Arc<SignedMessage>)>>,
+}
+
+type Ask = (Vec<u8>, oneshot::Sender<Result<Arc<SignedMessage>, FeedUnavailable>>);
+
+impl Feed {
+    /// Starts the two tasks that beat and answer. They end when the last clone of the feed is gone.
+    pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
+        let (asking, asked) = mpsc::channel(MAX_ASKING);
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), asking, recent: Mutex::default() }));
+        tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
+        tokio::spawn(beat(Arc::downgrade(&feed.0)));
+        feed
+    }
+
+    /// Everything published from now on. Subscribe first, then ask for the head: nothing falls between.
+    pub fn subscribe(&self) -> Subscription {
+        self.0.bus.subscribe()
+    }
+
+    /// The head, signed over the nonce, at a moment after this call began. All who wait share a signature.
+    pub async fn answer(&self, nonce: Vec<u8>) -> Result<Arc<SignedMessage>, FeedUnavailable> {
+        if !(16..=32).contains(&nonce.len()) {
+            return Err(FeedUnavailable::Nonce(nonce.len()));
+        }
+        let (tell, told) = oneshot::channel();
+        self.0.asking.try_send((nonce, tell)).map_err(|_| FeedUnavailable::Busy)?;
+        told.await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
+    }
+
+    /// A heartbeat of this moment, without a nonce.
+    pub fn beat(&self) -> Arc<SignedMessage> {
+        Arc::new(self.0.pulse.beat(Vec::new()))
+    }
+
+    /// Messages of an epoch after `seq`, in order, at most [`MAX_TAIL`].
+    pub async fn tail(&self, epoch: u64, seq: u64) -> Result<Vec<Arc<SignedMessage>>, FeedUnavailable> {
+        if let Some(recent) = self.recent(epoch, seq) {
+            return Ok(recent);
+        }
+        let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;
+        rows.into_iter()
+            .map(|row| {
+                let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
+                if row.key != self.0.signer.public(KeyUse::Feed) {
+                    return Err(FeedUnavailable::Store(format!("message {} is of feed key {}, which is not at hand", row.seq, row.key)));
+                }
+                Ok(Arc::new(self.0.signer.feed(&message)))
+            })
+            .collect()
+    }
+
+    /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
+    pub(crate) fn publish(&self, epoch: u64, messages: Vec<(u64, SignedMessage)>) {
+        for (seq, message) in messages {
+            let message = Arc::new(message);
+            let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.len() == RECENT {
+                recent.pop_front();
+            }
+            recent.push_back((epoch, seq, Arc::clone(&message)));
+            drop(recent);
+            self.0.bus.publish(message);
+        }
+    }
+
+    /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
+    fn recent(&self, epoch: u64, seq: u64) -> Option<Vec<Arc<SignedMessage>>> {
+        let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
+        Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+    }
+}
+
+/// Takes all nonces that wait, then looks at the clock and the head: one beat serves them all.
+async fn answer_nonces(mut asked: mpsc::Receiver<Ask>, pulse: Arc<Pulse>) {
+    while let Some(first) = asked.recv().await {
+        let (mut nonces, mut waiting) = (Vec::new(), Vec::new());
+        for (nonce, tell) in std::iter::once(first).chain(std::iter::from_fn(|| asked.try_recv().ok())).take(MAX_NONCES) {
+            nonces.push(nonce);
+            waiting.push(tell);
+        }
+        let answer = pulse.answer(nonces).await.map(Arc::new);
+        for tell in waiting {
+            // Whoever no longer waits has gone away.
+            let _ = tell.send(answer.clone());
+        }
+    }
+}
+
+async fn beat(inner: std::sync::Weak<Inner>) {
+    let mut ticks = tokio::time::interval(BEAT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { break };
+        // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
+        if inner.bus.has_listeners() {
+            inner.bus.publish(Arc::new(inner.pulse.beat(Vec::new())));
+        }
+    }
+}
+
+/// Most questions that wait at once.
+const MAX_ASKING: usize = 4096;
+/// Messages kept in memory for whoever fell behind a little.
+const RECENT: usize = 1024;

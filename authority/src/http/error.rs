@@ -1,0 +1,77 @@
+//! The one table from what went wrong to what the outside sees: `{ "code", "message", "request_id" }`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+/// A refusal on its way out: status, stable code, one sentence. Its request id is added by the outermost layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    /// The bytes are not what the route takes.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// Nobody is signed in, or the key's assertion does not hold.
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", message)
+    }
+
+    /// Known, and not entitled.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// Asked for something that is not there, or not for this asker.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// It cannot be so any more: revoked, taken, used before.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    /// Ours to mend; trying again may help.
+    pub fn unavailable(cause: impl std::fmt::Display) -> Self {
+        // The cause is for our log, once, here at the edge; the outside learns that it was us.
+        tracing::error!(%cause, "request.unavailable");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the authority cannot do this just now; try again")
+    }
+
+    /// For what the framework refused before a handler saw it.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let (code, message) = match status {
+            StatusCode::NOT_FOUND => ("not_found", "no such route"),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "the route is there, the method is not"),
+            StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the body is longer than this route takes"),
+            StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the authority cannot do this just now; try again"),
+            s if s.is_client_error() => ("bad_request", "expected the parameters that the route takes, once each, in UTF-8"),
+            _ => ("internal", "the authority failed; the request id is in its log"),
+        };
+        Self::new(status, code, message)
+    }
+
+    /// The whole answer.
+    pub(super) fn with_request_id(self, id: Option<String>) -> Response {
+        (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message, "request_id": id }))).into_response()
+    }
+
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message }))).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,91 @@
+//! The feed over HTTP (`spec/feed.md`, transport): a stream, the tail, and the pull of the head.
+
+use std::convert::Infallible;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use futures_util::{Stream, stream};
+use procura_verifier::feed::SignedMessage;
+use procura_verifier::ids::Tenant;
+use procura_verifier::wire::Canonical as _;
+
+use super::{ApiError, AppState};
+use crate::feed::bus::{Heard, Subscription};
+use crate::feed::{FeedUnavailable, MAX_TAIL};
+
+/// `?tenant=&nonce=`: hex of 16 to 32 bytes.
+#[derive(serde::Deserialize)]
+pub struct Asked {
+    tenant: Tenant,
+    nonce: String,
+}
+
+/// `?tenant=&epoch=&from=`: the first number wanted.
+#[derive(serde::Deserialize)]
+pub struct TailAsked {
+    tenant: Tenant,
+    epoch: u64,
+    from: u64,
+}
+
+/// `GET /v1/feed`: the signed answer to the nonce, then everything as it is published. A stream that falls behind is ended: the reader opens it anew and reads the tail.
+pub async fn stream(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let nonce = app.nonce(&asked)?;
+    // Subscribed before the head is asked for: what is committed in between comes twice, never not at all.
+    let subscription = app.feed.subscribe();
+    let first = app.feed.answer(nonce).await.map_err(unavailable)?;
+    let events = stream::unfold((Some(first), subscription), next);
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+async fn next((first, mut subscription): (Option<std::sync::Arc<SignedMessage>>, Subscription)) -> Option<(Result<Event, Infallible>, (Option<std::sync::Arc<SignedMessage>>, Subscription))> {
+    let message = match first {
+        Some(first) => first,
+        None => match subscription.next().await? {
+            Heard::Message(message) => message,
+            Heard::Lagged => return None,
+        },
+    };
+    Some((Ok(Event::default().data(text(&message))), (None, subscription)))
+}
+
+/// `GET /v1/feed/tail`: messages from a number on, at most 256; `more` if there may be others.
+pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -> Result<Json<serde_json::Value>, ApiError> {
+    app.is_ours(&asked.tenant)?;
+    let after = asked.from.checked_sub(1).ok_or_else(|| ApiError::bad_request("from is 0, expected at least 1"))?;
+    let messages = app.feed.tail(asked.epoch, after).await.map_err(unavailable)?;
+    let more = messages.len() >= MAX_TAIL as usize;
+    Ok(Json(serde_json::json!({ "messages": messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": more })))
+}
+
+/// `GET /v1/feed/head`: the head, signed over the nonce, as of a moment after the request came in.
+pub async fn head(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Json<serde_json::Value>, ApiError> {
+    let nonce = app.nonce(&asked)?;
+    let message = app.feed.answer(nonce).await.map_err(unavailable)?;
+    Ok(Json(serde_json::json!({ "message": text(&message) })))
+}
+
+impl AppState {
+    fn nonce(&self, asked: &Asked) -> Result<Vec<u8>, ApiError> {
+        self.is_ours(&asked.tenant)?;
+        let expected = || ApiError::bad_request("expected a nonce of 16 to 32 bytes in hex");
+        if asked.nonce.len() > 64 {
+            return Err(expected());
+        }
+        hex::decode(&asked.nonce).ok().filter(|n| n.len() >= 16).ok_or_else(expected)
+    }
+}
+
+fn text(message: &SignedMessage) -> String {
+    BASE64.encode(message.to_bytes())
+}
+
+fn unavailable(e: FeedUnavailable) -> ApiError {
+    match e {
+        FeedUnavailable::Nonce(_) => ApiError::bad_request(e.to_string()),
+        e => ApiError::unavailable(e),
+    }
+}

@@ -1,0 +1,31 @@
+//! Whether the authority lives and can work, and who is asking.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::auth::Caller;
+use super::{ApiError, AppState};
+
+/// `GET /healthz`: the process answers.
+pub async fn alive() -> Json<Value> {
+    Json(json!({ "ok": true }))
+}
+
+/// `GET /readyz`: the store answers and the writer runs.
+pub async fn ready(State(app): State<AppState>) -> Result<Json<Value>, ApiError> {
+    let head = app.store.head().await.map_err(ApiError::unavailable)?;
+    if !app.writer.is_running() {
+        return Err(ApiError::unavailable("the writer has ended"));
+    }
+    Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq })))
+}
+
+/// `GET /v1/me`: who is signed in.
+pub async fn me(caller: Caller) -> Json<Value> {
+    use crate::domain::principal::Principal;
+    Json(match caller.0 {
+        Principal::Human { id, roles, auth_time } => json!({ "human": id, "roles": roles, "auth_time_ms": auth_time }),
+        other => json!({ "principal": other.label() }),
+    })
+}

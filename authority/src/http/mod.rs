@@ -1,0 +1,160 @@
+//! The API: routes, readable as a list. A handler parses, calls one use case, and shapes the answer.
+
+mod agents;
+mod auth;
+mod body;
+mod delegations;
+mod error;
+mod feed;
+mod health;
+mod keys;
+mod log;
+mod revocations;
+mod tokens;
+mod verifiers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::Router;
+use procura_verifier::ids::Tenant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::timeout::TimeoutLayer;
+
+pub use self::auth::OverSocket;
+pub use self::error::ApiError;
+use crate::agent_auth::Challenges;
+use crate::domain::principal::Principal;
+use crate::oidc::routes::{Cookies, OidcState};
+use crate::oidc::session::{Session, Sessions};
+use crate::store::Store;
+use crate::usecase::Context;
+use crate::writer::Writer;
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// Behind [`AppState`].
+pub struct Shared {
+    /// For the use cases.
+    pub ctx: Arc<Context>,
+    /// The authority's URL: issuer, and origin of its own pages.
+    pub authority: String,
+    /// Reads.
+    pub store: Arc<dyn Store>,
+    /// For the newest checkpoint.
+    pub writer: Writer,
+    /// The feed.
+    pub feed: crate::feed::Feed,
+    /// Who is signed in.
+    pub sessions: Arc<Sessions>,
+    /// How sessions travel.
+    pub cookies: Cookies,
+    /// Possession challenges.
+    pub challenges: Challenges,
+    /// Sign-in pages.
+    pub oidc: Arc<OidcState>,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state of one authority.
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Refuses another tenant than the one this authority serves.
+    fn is_ours(&self, tenant: &Tenant) -> Result<(), ApiError> {
+        if *tenant == self.ctx.tenant { Ok(()) } else { Err(ApiError::not_found(format!("tenant is `{tenant}`, which is not served here"))) }
+    }
+
+    async fn principal(&self, session: &Session) -> Result<Principal, ApiError> {
+        let roles = crate::usecase::sign_in::roles(&self.ctx, session.human).await.map_err(ApiError::unavailable)?;
+        Ok(Principal::Human { id: session.human, roles, auth_time: session.auth_time.unwrap_or_default() })
+    }
+
+    async fn export(&self) -> anyhow::Result<Vec<u8>> {
+        crate::app::export(&self.ctx, &*self.store, &self.writer.checkpoint()).await
+    }
+}
+
+/// Every route.
+pub fn router(app: AppState) -> Router {
+    let timed = Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/checkpoint", get(log::checkpoint))
+        .route("/tile/{*path}", get(log::tile))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/me", get(health::me))
+        .route("/v1/agents/challenges", post(agents::challenge))
+        .route("/v1/agents", post(agents::register))
+        .route("/v1/card", post(tokens::card))
+        .route("/v1/delegations", post(delegations::create))
+        .route("/v1/token", post(tokens::mint))
+        .route("/v1/revocations", post(revocations::create))
+        .route("/v1/verifiers", post(verifiers::enrol))
+        .route("/v1/receipts", post(verifiers::receipts))
+        .route("/v1/feed/tail", get(feed::tail))
+        .route("/v1/feed/head", get(feed::head))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT));
+    // A stream has no end, and a bundle takes as long as the log is long.
+    let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", get(log::bundle));
+    timed
+        .merge(untimed)
+        .fallback(|| async { ApiError::not_found("no such route") })
+        .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES))
+        .with_state(app.clone())
+        .merge(crate::oidc::routes::router(app.oidc.clone()))
+        .layer(middleware::from_fn(one_form))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(middleware::from_fn(own_request_ids))
+}
+
+/// Request ids are ours: one from outside could forge another's line in the log.
+async fn own_request_ids(mut request: Request, next: Next) -> Response {
+    request.headers_mut().remove("x-request-id");
+    next.run(request).await
+}
+
+/// Errors in the one form, axum's own included, and `nosniff` on everything.
+async fn one_form(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok().map(str::to_owned));
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = error.with_request_id(id);
+    } else if is_axums_own(&response) {
+        response = ApiError::of_status(response.status()).with_request_id(id);
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Extractors and the router answer plain text: bad queries, missing methods, bodies too long.
+fn is_axums_own(response: &Response) -> bool {
+    let plain = response.headers().get(header::CONTENT_TYPE).is_none_or(|t| t.as_bytes().starts_with(b"text/plain"));
+    let from_login = response.headers().contains_key(header::REFERRER_POLICY);
+    plain && !from_login && (response.status().is_client_error() || response.status().is_server_error())
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("request.panicked");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+}
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,0 +1,228 @@
+//! Replay: a bundle's events as a state machine, every decision derived again (`spec/log.md`, checks 10 to 13).
+//!
+//! The bundle has been opened: hashes, root, signatures and key windows hold. Here it is asked whether the story holds:
+//! feed and leaves one to one, nothing granted, minted or allowed that could not have been, receipts without gaps.
+
+mod decisions;
+mod feed;
+
+use std::collections::{HashMap, HashSet};
+
+use procura_verifier::feed::message::{FloorScope, Item};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, VerifierId};
+use procura_verifier::wire::Canonical as _;
+
+use self::decisions::Receipts;
+use self::feed::Taken;
+use super::bundle::Bundle;
+use super::event::{self, Event, Generations};
+use super::finding::{Finding, FindingClass, Place};
+use super::leaf::OpenedLeaf;
+
+/// What a replay that found nothing wrong has seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Summary {
+    /// Leaves in the log.
+    pub leaves: u64,
+    /// Delegations granted.
+    pub delegations: u64,
+    /// Tokens minted.
+    pub tokens: u64,
+    /// Revocations and floors.
+    pub revocations: u64,
+    /// Decisions with a receipt, each derived again.
+    pub decisions: u64,
+    /// Those that allowed.
+    pub allowed: u64,
+    /// Denials that have no receipt, as verifiers counted them.
+    pub counted_denials: u64,
+    /// Who else signed the checkpoint. Empty until witnesses do: then say so.
+    pub witnesses: Vec<String>,
+}
+
+/// Replays an opened bundle, or says the first thing that does not follow.
+pub fn replay(bundle: &Bundle) -> Result<Summary, Finding> {
+    let taken = Taken::read(bundle)?;
+    let mut state = State { taken: &taken, summary: Summary { leaves: bundle.leaves().len() as u64, ..Summary::default() }, ..State::new(&taken) };
+    for (index, leaf) in (0..).zip(bundle.leaves()) {
+        state.step(bundle, index, leaf)?;
+    }
+    Ok(state.summary)
+}
+
+struct State<'a> {
+    taken: &'a Taken,
+    humans: HashSet<HumanId>,
+    agents: HashMap<AgentId, HashSet<Key>>,
+    keys: HashSet<Key>,
+    delegations: HashMap<DelegationId, event::Delegation>,
+    tokens: HashMap<Tid, event::Issue>,
+    /// Generations in force: the floors so far.
+    floors: HashMap<FloorScope, u64>,
+    killed: HashSet<Tid>,
+    verifiers: HashMap<VerifierId, event::Verifier>,
+    receipts: Receipts,
+    summary: Summary,
+}
+
+impl<'a> State<'a> {
+    fn new(taken: &'a Taken) -> Self {
+        Self {
+            taken,
+            humans: HashSet::new(),
+            agents: HashMap::new(),
+            keys: HashSet::new(),
+            delegations: HashMap::new(),
+            tokens: HashMap::new(),
+            floors: HashMap::new(),
+            killed: HashSet::new(),
+            verifiers: HashMap::new(),
+            receipts: Receipts::default(),
+            summary: Summary::default(),
+        }
+    }
+
+    fn step(&mut self, bundle: &Bundle, index: u64, leaf: &OpenedLeaf) -> Result<(), Finding> {
+        let wrong = |sentence: String| Finding::new(FindingClass::State, Place::Leaf(index), sentence);
+        match &leaf.event {
+            // Accepted by the anchors when the bundle was opened.
+            Event::KeyListRecorded(_) | Event::EpochStart(_) => Ok(()),
+            Event::SignIn(e) => {
+                if self.humans.insert(e.human) == e.first {
+                    Ok(())
+                } else {
+                    Err(wrong(format!("{} signs in for the first time twice, or never did", e.human)))
+                }
+            }
+            Event::Agent(e) => self.agent(e).map_err(wrong),
+            Event::Delegation(e) => self.delegation(e).map_err(wrong),
+            Event::Issue(e) => self.issue(e, leaf).map_err(wrong),
+            Event::Revoke(e) => self.revoke(e, index).map_err(wrong),
+            Event::Verifier(e) => {
+                let known = self.verifiers.insert(e.verifier, e.clone()).is_some();
+                if known { Err(wrong(format!("{} is enrolled twice", e.verifier))) } else { Ok(()) }
+            }
+            Event::Receipt(e) => self.receipt(bundle, index, e),
+            Event::Denials(e) => {
+                let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
+                self.summary.counted_denials += self.receipts.counts(verifier, &e.denials.0).map_err(wrong)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn agent(&mut self, e: &event::Agent) -> Result<(), String> {
+        if !self.humans.contains(&e.owner) {
+            return Err(format!("{} has an owner who never signed in", e.agent));
+        }
+        if !self.keys.insert(e.key) {
+            return Err(format!("key {} is registered twice", e.key));
+        }
+        if e.generation != self.floor(FloorScope::Agent(e.agent)) {
+            return Err(format!("{} is registered at generation {}, expected {}", e.agent, e.generation, self.floor(FloorScope::Agent(e.agent))));
+        }
+        self.agents.entry(e.agent).or_default().insert(e.key);
+        Ok(())
+    }
+
+    fn delegation(&mut self, e: &event::Delegation) -> Result<(), String> {
+        if !self.humans.contains(&e.human) || !self.agents.contains_key(&e.agent) {
+            return Err(format!("{} is granted by or to somebody the log does not know", e.delegation));
+        }
+        let expected = self.generations(e.human, e.agent, e.delegation);
+        if e.generations != expected {
+            return Err(format!("{} records generations {:?}, expected {expected:?}", e.delegation, e.generations));
+        }
+        let next = self.delegations.get(&e.delegation).map_or(1, |d| d.version + 1);
+        if e.version != next {
+            return Err(format!("{} is at version {}, expected {next}", e.delegation, e.version));
+        }
+        self.summary.delegations += u64::from(next == 1);
+        self.delegations.insert(e.delegation, e.clone());
+        Ok(())
+    }
+
+    /// Minting copies the generations of the grant, and they are not below any floor: after a kill there is nothing to mint under.
+    fn issue(&mut self, e: &event::Issue, leaf: &OpenedLeaf) -> Result<(), String> {
+        let d = self.delegations.get(&e.delegation).ok_or_else(|| format!("{} is minted under an unknown delegation", e.tid))?;
+        if e.agent != d.agent || !self.agents.get(&e.agent).is_some_and(|keys| keys.contains(&e.holder)) {
+            return Err(format!("{} is minted for another agent or key than its delegation's", e.tid));
+        }
+        if e.generations != d.generations {
+            return Err(format!("{} carries other generations than its delegation records", e.tid));
+        }
+        let floors = self.generations(d.human, d.agent, d.delegation);
+        if below(&e.generations, &floors) {
+            return Err(format!("{} is minted under something that was revoked before", e.tid));
+        }
+        // A day's slack for the clocks of one authority would be a day of life: the leaf's own time counts.
+        let longest = leaf.at.plus(d.ttl_secs.saturating_mul(1000)).plus(1000);
+        if e.expires > d.not_after || e.expires > longest {
+            return Err(format!("{} lives longer than its delegation allows", e.tid));
+        }
+        if e.ancestors.iter().any(|a| self.killed.contains(a) || !self.tokens.contains_key(a)) {
+            return Err(format!("{} is minted from a token that was revoked or never issued", e.tid));
+        }
+        if self.tokens.insert(e.tid, e.clone()).is_some() {
+            return Err(format!("{} is issued twice", e.tid));
+        }
+        self.summary.tokens += 1;
+        Ok(())
+    }
+
+    fn revoke(&mut self, e: &event::Revoke, index: u64) -> Result<(), String> {
+        let item = Item::from_bytes(&e.item.0).map_err(|e| format!("revoked item: {e}"))?;
+        if self.taken.at_leaf(index) != Some(&item) {
+            return Err("the feed does not carry this item with this leaf".to_owned());
+        }
+        match item {
+            Item::Floor { scope, generation } => {
+                let known = self.floor(scope);
+                if generation != known + 1 {
+                    return Err(format!("floor of {scope:?} rises from {known} to {generation}, expected {}", known + 1));
+                }
+                self.floors.insert(scope, generation);
+            }
+            Item::Tid { tid, .. } => {
+                self.killed.insert(tid);
+            }
+            _ => {}
+        }
+        self.summary.revocations += 1;
+        Ok(())
+    }
+
+    fn receipt(&mut self, bundle: &Bundle, index: u64, e: &event::Receipt) -> Result<(), Finding> {
+        let wrong = |sentence: String| Finding::new(FindingClass::Decision, Place::Leaf(index), sentence);
+        let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
+        let receipt = self.receipts.open(verifier, &e.receipt.0).map_err(wrong)?;
+        let keys = bundle.key_list_at(index).ok_or_else(|| wrong("no key list is in force".to_owned()))?;
+        let (token, block0) = decisions::reopen(&receipt, keys).map_err(wrong)?;
+        let issued = self.tokens.get(&token.block0().tid).ok_or_else(|| wrong(format!("{} was used and never issued", token.block0().tid)))?;
+        if issued.block0_sha256.0 != block0 {
+            return Err(wrong(format!("{} was used with another block 0 than was issued", issued.tid)));
+        }
+        self.receipts.judge(&receipt, &token, keys, self.taken).map_err(wrong)?;
+        self.summary.decisions += 1;
+        self.summary.allowed += u64::from(receipt.verdict.is_ok());
+        Ok(())
+    }
+
+    fn floor(&self, scope: FloorScope) -> u64 {
+        self.floors.get(&scope).copied().unwrap_or(0)
+    }
+
+    fn generations(&self, human: HumanId, agent: AgentId, delegation: DelegationId) -> Generations {
+        Generations {
+            global: self.floor(FloorScope::Global),
+            tenant: self.floor(FloorScope::Tenant),
+            human: self.floor(FloorScope::Human(human)),
+            agent: self.floor(FloorScope::Agent(agent)),
+            delegation: self.floor(FloorScope::Delegation(delegation)),
+        }
+    }
+}
+
+const fn below(g: &Generations, floors: &Generations) -> bool {
+    g.global < floors.global || g.tenant < floors.tenant || g.human < floors.human || g.agent < floors.agent || g.delegation < floors.delegation
+}

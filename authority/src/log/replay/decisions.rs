@@ -1,0 +1,149 @@
+//! Receipts: in order, by their verifier, and their verdicts derived again.
+
+use std::collections::{HashMap, HashSet};
+
+use procura_verifier::decision::{Cause, lineage};
+use procura_verifier::ids::{Key, VerifierId};
+use procura_verifier::key_list::KeyList;
+use procura_verifier::proof::WINDOW_MS;
+use procura_verifier::receipt::{Receipt, SignedDenials, SignedReceipt};
+use procura_verifier::revocation::Lookup;
+use procura_verifier::token::{UnverifiedToken, VerifiedToken, block0_hash};
+use procura_verifier::wire::Canonical as _;
+
+use super::super::event;
+use super::feed::Taken;
+
+/// What the receipts so far have shown of each run of each verifier.
+#[derive(Default)]
+pub(super) struct Receipts {
+    runs: HashMap<(VerifierId, [u8; 16]), Run>,
+    /// Proofs spent, by holder and nonce: once in all, whoever allowed.
+    spent: HashSet<(Key, [u8; 32])>,
+}
+
+#[derive(Default)]
+struct Run {
+    receipts: u64,
+    denials: u64,
+    /// First halves of the nonces that were taken: the challenges of the run.
+    challenges: HashSet<[u8; 16]>,
+}
+
+/// The token of a receipt, verified again, and the hash of its block 0.
+pub(super) fn reopen(receipt: &Receipt, keys: &KeyList) -> Result<(VerifiedToken, [u8; 32]), String> {
+    let token = UnverifiedToken::parse(&receipt.token).map_err(|e| e.to_string())?;
+    let verified = token.verify(keys).map_err(|e| e.to_string())?;
+    Ok((verified, block0_hash(&token)))
+}
+
+impl Receipts {
+    /// Opens a receipt: signed by the enrolled key, for the enrolled audience, the next of its run.
+    pub(super) fn open(&mut self, verifier: &event::Verifier, bytes: &[u8]) -> Result<Receipt, String> {
+        let signed = SignedReceipt::from_bytes(bytes).map_err(|e| e.to_string())?;
+        let receipt = signed.open(&verifier.key).map_err(|e| e.to_string())?;
+        if receipt.verifier != verifier.verifier || receipt.audience.as_str() != enrolled_audience(verifier) {
+            return Err(format!(
+                "receipt is of {} for {}, expected {} for {}",
+                receipt.verifier,
+                receipt.audience,
+                verifier.verifier,
+                enrolled_audience(verifier)
+            ));
+        }
+        let run = self.runs.entry((receipt.verifier, receipt.run)).or_default();
+        run.receipts += 1;
+        if receipt.number != run.receipts {
+            return Err(format!("receipt has number {}, expected {} of its run", receipt.number, run.receipts));
+        }
+        Ok(receipt)
+    }
+
+    /// Opens counts of denials, and says how many there were.
+    pub(super) fn counts(&mut self, verifier: &event::Verifier, bytes: &[u8]) -> Result<u64, String> {
+        let signed = SignedDenials::from_bytes(bytes).map_err(|e| e.to_string())?;
+        let denials = signed.open(&verifier.key).map_err(|e| e.to_string())?;
+        let run = self.runs.entry((denials.verifier, denials.run)).or_default();
+        run.denials += 1;
+        if denials.verifier != verifier.verifier || denials.number != run.denials {
+            return Err(format!("counts have number {}, expected {} of their run", denials.number, run.denials));
+        }
+        Ok(denials.counts.iter().map(|(_, n)| n).sum())
+    }
+
+    /// Derives the verdict again. What only the verifier's own state can give is compared with the evidence.
+    pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken) -> Result<(), String> {
+        let lineage = lineage(token);
+        let upto = match &receipt.relied {
+            None => 0,
+            Some(relied) => {
+                // A head that this log never had: a fork, or an invention.
+                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) {
+                    return Err(format!("relies on number {} of epoch {}, which this feed does not have with that hash", relied.seq, relied.epoch));
+                }
+                relied.seq
+            }
+        };
+        let mut lookup = taken.lookup(&lineage, &receipt.audience, upto);
+        if let Err(Cause::Revoked(by)) = receipt.verdict {
+            // It may have heard more than the heartbeat it relied on: then the feed must say so.
+            if !taken.bears_out(&lineage, &receipt.audience, by) {
+                return Err(format!("denies as revoked by {} at feed seq {}, which the feed does not bear out", by.what.word(), by.seq));
+            }
+            lookup = Lookup::Revoked(by);
+        }
+        let derived = receipt.rederive(token, keys, lookup);
+        let fits = match (derived, receipt.verdict) {
+            (Ok(()), Ok(())) => {
+                if lookup == Lookup::Behind {
+                    return Err("allows a token of a generation that the feed had not reached".to_owned());
+                }
+                self.allow(receipt, token)?;
+                true
+            }
+            (Ok(()), Err(Cause::Replay)) => self.replay_fits(receipt, token),
+            (Ok(()), Err(Cause::Stale | Cause::Budget | Cause::EngineLimit | Cause::Unavailable)) => true,
+            (Ok(()), Err(Cause::Malformed)) => lookup == Lookup::Behind,
+            // Without any authority time a verifier can say nothing of validity.
+            (Err(Cause::NotYetValid), Err(Cause::Stale)) => receipt.time.0 == 0,
+            (Err(derived), Err(said)) => derived == said,
+            _ => false,
+        };
+        let words = |v: Result<(), Cause>| v.map_or_else(|c| format!("denied: {c}"), |()| "allowed".to_owned());
+        if fits { Ok(()) } else { Err(format!("says `{}`, and its own evidence says `{}`", words(receipt.verdict), words(derived))) }
+    }
+
+    fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken) -> Result<(), String> {
+        let relied = receipt.relied.ok_or("allows without having known anything of revocations")?;
+        // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7).
+        if receipt.time.0 > relied.utc.0 + u64::from(receipt.bound_ms) + CLOCK_SLACK_MS {
+            return Err(format!("allows at {} on knowledge of {}, with a bound of {} ms", receipt.time, relied.utc, receipt.bound_ms));
+        }
+        let Some(proof) = &receipt.proof else { return Ok(()) };
+        if proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS {
+            return Err("allows a proof outside its window".to_owned());
+        }
+        if !self.spent.insert((*token.last_holder(), proof.nonce)) {
+            return Err("allows a proof that was spent before".to_owned());
+        }
+        let half = proof.nonce.first_chunk().copied().unwrap_or_default();
+        self.runs.entry((receipt.verifier, receipt.run)).or_default().challenges.insert(half);
+        Ok(())
+    }
+
+    /// A denial as replay: spent before, outside the window, or for a challenge that the run did not take.
+    fn replay_fits(&self, receipt: &Receipt, token: &VerifiedToken) -> bool {
+        let Some(proof) = &receipt.proof else { return false };
+        let run = self.runs.get(&(receipt.verifier, receipt.run));
+        let half = proof.nonce.first_chunk().copied().unwrap_or_default();
+        self.spent.contains(&(*token.last_holder(), proof.nonce))
+            || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS
+            || !run.is_some_and(|r| r.challenges.contains(&half))
+    }
+}
+
+fn enrolled_audience(verifier: &event::Verifier) -> String {
+    if verifier.instance.is_empty() { verifier.service.clone() } else { format!("{}/{}", verifier.service, verifier.instance) }
+}
+
+const CLOCK_SLACK_MS: u64 = 2_000;

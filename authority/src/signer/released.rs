@@ -1,0 +1,183 @@
+//! The last checkpoint that left this process, in a small file beside the keys: the log's memory outside its database.
+//!
+//! A database restored from a backup does not know what was released after it. Signing then would give two roots for one
+//! size, which is a fork; this file is how the signer knows, and stops.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::{fs, io};
+
+use sha2::{Digest as _, Sha256};
+
+/// Size and root of a tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeHead {
+    /// How many leaves.
+    pub size: u64,
+    /// RFC 6962 root.
+    pub root: [u8; 32],
+}
+
+/// Why a checkpoint is not released.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// It contradicts one that is out.
+    #[error("log head is size {got}, but a checkpoint of size {released} was released: the database is older than the log, run `procura log recover`")]
+    Fork {
+        /// What the database says.
+        got: u64,
+        /// What was released.
+        released: u64,
+    },
+    /// The file cannot be read or written.
+    #[error("released-checkpoint file: {0}")]
+    Io(#[from] io::Error),
+    /// Both halves of the file are damaged.
+    #[error("released-checkpoint file is damaged, expected at least one whole record")]
+    Damaged,
+}
+
+/// The file, and the record that counts.
+#[derive(Debug)]
+pub struct Released {
+    file: File,
+    last: Option<TreeHead>,
+    slot: u64,
+}
+
+impl Released {
+    /// Opens `path` or makes it. Two records are kept and written in turn, so that a torn write loses only the newer,
+    /// which had then not been released.
+    pub fn open(path: &Path) -> Result<Self, ReleaseError> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        if file.metadata()?.len() == 0 {
+            file.set_len(2 * RECORD as u64)?;
+            file.sync_all()?;
+            if let Some(folder) = path.parent() {
+                fs::File::open(folder)?.sync_all()?;
+            }
+        }
+        let records = [read(&file, 0)?, read(&file, 1)?];
+        let [a, b] = match records {
+            [Slot::Damaged, Slot::Damaged] => return Err(ReleaseError::Damaged),
+            // One record whole and the other torn: the whole one is the last release.
+            slots => slots.map(Slot::head),
+        };
+        let (last, slot) = if a.map(|h| h.size) > b.map(|h| h.size) { (a, 1) } else { (b, 0) };
+        Ok(Self { file, last, slot })
+    }
+
+    /// What was released last.
+    pub const fn last(&self) -> Option<TreeHead> {
+        self.last
+    }
+
+    /// Records `head` durably; only after `Ok` may its checkpoint leave. Refuses a smaller tree and a second root for a size.
+    pub fn release(&mut self, head: TreeHead) -> Result<(), ReleaseError> {
+        match self.last {
+            Some(last) if last == head => return Ok(()),
+            Some(last) if head.size <= last.size => return Err(ReleaseError::Fork { got: head.size, released: last.size }),
+            _ => {}
+        }
+        let mut record = [0; RECORD];
+        let (body, sum) = record.split_at_mut(BODY);
+        let (size, root) = body.split_at_mut(8);
+        size.copy_from_slice(&head.size.to_be_bytes());
+        root.copy_from_slice(&head.root);
+        sum.copy_from_slice(&checksum(body));
+        self.file.write_all_at(&record, self.slot * RECORD as u64)?;
+        self.file.sync_data()?;
+        self.slot ^= 1;
+        self.last = Some(head);
+        Ok(())
+    }
+}
+
+enum Slot {
+    Empty,
+    Whole(TreeHead),
+    Damaged,
+}
+
+impl Slot {
+    const fn head(self) -> Option<TreeHead> {
+        match self {
+            Self::Whole(head) => Some(head),
+            Self::Empty | Self::Damaged => None,
+        }
+    }
+}
+
+fn read(file: &File, slot: u64) -> io::Result<Slot> {
+    let mut record = [0; RECORD];
+    match file.read_exact_at(&mut record, slot * RECORD as u64) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Slot::Damaged),
+        other => other?,
+    }
+    if record == [0; RECORD] {
+        return Ok(Slot::Empty);
+    }
+    let (body, sum) = record.split_at(BODY);
+    let (size, root) = body.split_at(8);
+    if sum != checksum(body) {
+        return Ok(Slot::Damaged);
+    }
+    Ok(match (size.try_into(), root.try_into()) {
+        (Ok(size), Ok(root)) => Slot::Whole(TreeHead { size: u64::from_be_bytes(size), root }),
+        _ => Slot::Damaged,
+    })
+}
+
+fn checksum(body: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix(b"procura-released/1\0").chain_update(body).finalize().into()
+}
+
+const BODY: usize = 40;
+const RECORD: usize = BODY + 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(size: u64, root: u8) -> TreeHead {
+        TreeHead { size, root: [root; 32] }
+    }
+
+    #[test]
+    fn never_two_roots_for_one_size_and_never_a_smaller_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("released-checkpoint");
+        let mut released = Released::open(&path).unwrap();
+        for size in 1..=5 {
+            released.release(head(size, 1)).unwrap();
+        }
+        released.release(head(5, 1)).unwrap();
+        assert!(matches!(released.release(head(5, 2)), Err(ReleaseError::Fork { .. })));
+        assert!(matches!(released.release(head(4, 1)), Err(ReleaseError::Fork { got: 4, released: 5 })));
+        drop(released);
+        let mut again = Released::open(&path).unwrap();
+        assert_eq!(again.last(), Some(head(5, 1)));
+        assert!(again.release(head(5, 2)).is_err());
+        again.release(head(6, 2)).unwrap();
+    }
+
+    #[test]
+    fn a_torn_write_keeps_the_release_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("released-checkpoint");
+        let mut released = Released::open(&path).unwrap();
+        released.release(head(1, 1)).unwrap();
+        released.release(head(2, 1)).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[RECORD + 3] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let mut again = Released::open(&path).unwrap();
+        assert_eq!(again.last(), Some(head(1, 1)));
+        again.release(head(2, 1)).unwrap();
+        assert_eq!(Released::open(&path).unwrap().last(), Some(head(2, 1)));
+        bytes[3] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert!(matches!(Released::open(&path), Err(ReleaseError::Damaged)));
+    }
+}

@@ -1,0 +1,393 @@
+//! The store's contract, sentence by sentence: one list of tests, run on every backend.
+
+use std::sync::Arc;
+
+use procura_verifier::claims::Generations;
+use procura_verifier::feed::message::{FloorScope, Item, Message, genesis_hash};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
+use procura_verifier::wire::Canonical as _;
+
+use super::*;
+use crate::domain::agent::{AgentState, KeyState};
+use crate::domain::delegation::DelegationState;
+use crate::domain::delegation::tests::terms;
+use crate::log::tree::{empty_root, leaf_hash};
+
+pub(crate) fn tenant() -> Tenant {
+    "acme".parse().unwrap()
+}
+const HUMAN: HumanId = HumanId::from_bytes([1; 16]);
+const AGENT: AgentId = AgentId::from_bytes([2; 16]);
+const DELEGATION: DelegationId = DelegationId::from_bytes([3; 16]);
+const KEY: Key = Key::from_bytes([4; 32]);
+const NOW: UtcMillis = UtcMillis(1_900_000_000_000);
+
+fn subject(name: &str) -> Subject {
+    Subject { issuer: "https://idp".into(), subject: name.into() }
+}
+fn agent() -> Agent {
+    Agent { id: AGENT, name: "invoice-bot".parse().unwrap(), owner: HUMAN, state: AgentState::Active, created: NOW }
+}
+fn agent_key() -> AgentKey {
+    AgentKey { key: KEY, agent: AGENT, state: KeyState::Live, added: NOW }
+}
+fn delegation() -> Delegation {
+    let generations = Generations { human: 1, ..Generations::default() };
+    Delegation { id: DELEGATION, tenant: tenant(), human: HUMAN, agent: AGENT, terms: terms(), generations, version: 1, state: DelegationState::Live, created: NOW }
+}
+fn token(n: u8) -> TokenRecord {
+    TokenRecord { tid: Tid::from_bytes([n; 16]), delegation: DELEGATION, expires_secs: NOW.secs() + 60, ancestors: vec![Tid::from_bytes([n + 1; 16]), Tid::from_bytes([n + 2; 16])] }
+}
+fn verifier() -> Verifier {
+    Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW }
+}
+fn leaf(n: u8) -> Change {
+    Change { leaves: vec![vec![n; 10]], ..Change::default() }
+}
+fn rows(rows: Vec<Row>) -> Change {
+    Change { rows, ..Change::default() }
+}
+fn batch(n: u8, changes: Vec<Change>) -> Batch {
+    Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
+}
+fn floor(generation: u64) -> Change {
+    let scope = FloorScope::Human(HUMAN);
+    Change {
+        requires: vec![Require::GenerationIs(scope, generation - 1)],
+        rows: vec![Row::Generation(scope, generation)],
+        items: vec![Item::Floor { scope, generation }],
+        leaves: vec![vec![0xF0; 8]],
+    }
+}
+fn registered() -> Change {
+    rows(vec![Row::Human(Human { id: HUMAN, subject: subject("alice") }), Row::Agent(agent()), Row::AgentKey(agent_key()), Row::Delegation(delegation())])
+}
+
+async fn one(store: &dyn Store, n: u8, change: Change) -> Result<Placed, Refused> {
+    store.commit(&batch(n, vec![change])).await.unwrap().outcomes.remove(0)
+}
+
+async fn an_empty_store_has_the_empty_head(store: Arc<dyn Store>) {
+    let head = store.head().await.unwrap();
+    assert_eq!(head.tree, TreeHead { size: 0, root: empty_root() });
+    assert_eq!(head.feed, FeedHead { epoch: 1, seq: 0, hash: genesis_hash(&tenant(), 1) });
+    assert_eq!(store.leaves(0, 10).await.unwrap(), Vec::<Vec<u8>>::new());
+    assert_eq!(store.tile(0, 0).await.unwrap(), None);
+    assert_eq!(store.key_list().await.unwrap(), None);
+    assert!(!store.has_batch([1; 16]).await.unwrap());
+}
+
+async fn what_is_written_reads_back(store: Arc<dyn Store>) {
+    let answer = Answer { key: [1; 32], request: [2; 32], body: "{\"tid\":1}".into(), expires: NOW.plus(1) };
+    let opening = Opening { salt: [5; 16], text: "invoice-bot".into() };
+    let mut change = registered();
+    change.rows.extend([
+        Row::Token(token(20)),
+        Row::KeyList(1, vec![9; 100]),
+        Row::Verifier(verifier()),
+        Row::Receipt(ReceiptSlot([3; 32]), [4; 32]),
+        Row::Answer(answer.clone()),
+        Row::Opening(opening.clone()),
+    ]);
+    change.leaves = vec![vec![1; 3], vec![2; 3]];
+    store.commit(&batch(1, vec![leaf(0)])).await.unwrap();
+    let placed = one(&*store, 2, change).await.unwrap();
+    assert_eq!(placed, Placed { leaves: 1..3, feed_seq: None });
+
+    let alice = Human { id: HUMAN, subject: subject("alice") };
+    assert_eq!(store.find_human(HUMAN).await.unwrap(), Some(alice.clone()));
+    assert_eq!(store.find_human_by_subject(&alice.subject).await.unwrap(), Some(alice));
+    assert_eq!(store.find_human_by_subject(&subject("bob")).await.unwrap(), None);
+    assert_eq!(store.find_agent(AGENT).await.unwrap(), Some(agent()));
+    assert_eq!(store.find_agent_by_name(&agent().name).await.unwrap(), Some(agent()));
+    assert_eq!(store.agents_of(HUMAN).await.unwrap(), [agent()]);
+    assert_eq!(store.find_agent_key(KEY).await.unwrap(), Some(agent_key()));
+    assert_eq!(store.keys_of(AGENT).await.unwrap(), [agent_key()]);
+    assert_eq!(store.find_delegation(DELEGATION).await.unwrap(), Some(delegation()));
+    assert_eq!(store.delegations_of(HUMAN).await.unwrap(), [delegation()]);
+    assert_eq!(store.delegations_to(AGENT).await.unwrap(), [delegation()]);
+    assert_eq!(store.find_token(token(20).tid).await.unwrap(), Some(token(20)));
+    assert_eq!(store.find_token(token(21).tid).await.unwrap(), None);
+    assert_eq!(store.key_list().await.unwrap(), Some((1, vec![9; 100])));
+    assert_eq!(store.find_verifier(verifier().id).await.unwrap(), Some(verifier()));
+    assert_eq!(store.find_verifier_of(&verifier().audience).await.unwrap(), Some(verifier()));
+    assert_eq!(store.verifiers().await.unwrap(), [verifier()]);
+    assert_eq!(store.find_receipt(ReceiptSlot([3; 32])).await.unwrap(), Some(Taken { hash: [4; 32], leaf: 1 }));
+    assert_eq!(store.find_opening(opening.hash()).await.unwrap(), Some(opening));
+    assert_eq!(store.find_answer([1; 32]).await.unwrap(), Some(Answered { answer, placed }));
+    assert!(store.has_batch([2; 16]).await.unwrap());
+
+    let mut revoked = delegation().revoked(NOW);
+    revoked.version = 2;
+    let mut off = agent();
+    off.state = AgentState::Suspended;
+    let key = AgentKey { state: KeyState::Revoked, ..agent_key() };
+    one(&*store, 3, rows(vec![Row::Delegation(revoked.clone()), Row::Agent(off.clone()), Row::AgentKey(key.clone())])).await.unwrap();
+    assert_eq!(store.find_delegation(DELEGATION).await.unwrap(), Some(revoked));
+    assert_eq!(store.find_agent(AGENT).await.unwrap(), Some(off));
+    assert_eq!(store.find_agent_key(KEY).await.unwrap(), Some(key));
+}
+
+async fn leaves_and_tiles_are_those_of_the_head(store: Arc<dyn Store>) {
+    let mut tree = Tree::new();
+    // Over two tile borders, in batches of uneven size.
+    for (n, count) in [(1, 1), (2, 254), (3, 1), (4, 300), (5, 0), (6, 3)] {
+        let changes: Vec<_> = (0..count).map(|i: u32| Change { leaves: vec![format!("{n}/{i}").into_bytes()], ..Change::default() }).collect();
+        for change in &changes {
+            tree.append(leaf_hash(&change.leaves[0]));
+        }
+        let committed = store.commit(&batch(n, changes)).await.unwrap();
+        assert_eq!(committed.head.tree, TreeHead { size: tree.size(), root: tree.root() });
+        assert_eq!(store.head().await.unwrap(), committed.head);
+    }
+    assert_eq!(tree.size(), 559);
+    for tile in tree.take_changed_tiles() {
+        assert_eq!(store.tile(tile.level, tile.index).await.unwrap(), Some(tile.hashes), "{}/{}", tile.level, tile.index);
+    }
+    let leaves = store.leaves(0, 1000).await.unwrap();
+    assert_eq!(leaves.len(), 559);
+    assert_eq!(leaves[256], b"4/0");
+    assert_eq!(store.leaves(255, 2).await.unwrap(), [b"3/0".to_vec(), b"4/0".to_vec()]);
+    assert_eq!(store.leaves(559, 2).await.unwrap().len(), 0);
+}
+
+async fn feed_messages_are_numbered_and_chained_without_holes(store: Arc<dyn Store>) {
+    let genesis = store.head().await.unwrap().feed;
+    let first = store.commit(&batch(1, vec![leaf(1), floor(1), leaf(2), floor(2)])).await.unwrap();
+    // A change that is refused takes no number.
+    let refused = store.commit(&batch(2, vec![floor(1)])).await.unwrap();
+    assert_eq!(refused.outcomes, [Err(Refused::GenerationMoved(FloorScope::Human(HUMAN), 2))]);
+    assert_eq!((refused.head, refused.messages.len()), (first.head, 0));
+    let second = store.commit(&batch(3, vec![floor(3)])).await.unwrap();
+
+    assert_eq!(first.outcomes[1], Ok(Placed { leaves: 1..2, feed_seq: Some(1) }));
+    let rows = store.feed_since(1, 0, 10).await.unwrap();
+    assert_eq!(rows, [first.messages, second.messages].concat());
+    assert_eq!(store.feed_since(1, 1, 10).await.unwrap(), rows[1..]);
+    assert_eq!(store.feed_since(1, 0, 1).await.unwrap(), rows[..1]);
+    assert_eq!(store.feed_since(2, 0, 10).await.unwrap(), []);
+    let read = |row: &FeedRow| match Message::from_bytes(&row.payload).unwrap() {
+        Message::Batch(b) => b,
+        other => panic!("{other:?}"),
+    };
+    let (a, b) = (read(&rows[0]), read(&rows[1]));
+    assert_eq!((a.epoch, a.seq, a.prev, a.issued), (1, 1, genesis.hash, NOW));
+    let scope = FloorScope::Human(HUMAN);
+    assert_eq!(a.items, [(1, Item::Floor { scope, generation: 1 }), (3, Item::Floor { scope, generation: 2 })]);
+    assert_eq!((b.seq, b.prev), (2, first.head.feed.hash));
+    assert_eq!(b.items, [(4, Item::Floor { scope, generation: 3 })]);
+    assert_eq!(store.head().await.unwrap().feed.seq, 2);
+    assert_eq!(store.generations(&[FloorScope::Tenant, scope, FloorScope::Global]).await.unwrap(), [0, 3, 0]);
+}
+
+async fn a_refused_change_leaves_the_others_and_writes_nothing(store: Arc<dyn Store>) {
+    let dead = DelegationId::from_bytes([99; 16]);
+    let bad = Change {
+        requires: vec![Require::DelegationLive(dead, 1)],
+        rows: vec![Row::Human(Human { id: HUMAN, subject: subject("alice") })],
+        items: vec![Item::HolderKey { key: KEY }],
+        leaves: vec![vec![66; 4]],
+    };
+    let done = store.commit(&batch(1, vec![leaf(1), bad, leaf(2)])).await.unwrap();
+    assert_eq!(done.outcomes[0], Ok(Placed { leaves: 0..1, feed_seq: None }));
+    assert_eq!(done.outcomes[1], Err(Refused::DelegationNotLive));
+    assert_eq!(done.outcomes[2], Ok(Placed { leaves: 1..2, feed_seq: None }));
+    assert_eq!(store.leaves(0, 9).await.unwrap(), [vec![1; 10], vec![2; 10]]);
+    assert_eq!(store.find_human(HUMAN).await.unwrap(), None);
+    assert_eq!(store.head().await.unwrap().feed.seq, 0);
+}
+
+async fn each_condition_is_asked(store: Arc<dyn Store>) {
+    one(&*store, 1, registered()).await.unwrap();
+    one(&*store, 2, floor(1)).await.unwrap();
+    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), Row::Receipt(ReceiptSlot([1; 32]), [0; 32]), Row::KeyList(1, vec![1])])).await.unwrap();
+    let (human, other) = (FloorScope::Human(HUMAN), AgentId::from_bytes([50; 16]));
+    let cases: Vec<(Change, Refused, Change)> = vec![
+        (needs(Require::GenerationIs(human, 0)), Refused::GenerationMoved(human, 1), needs(Require::GenerationIs(human, 1))),
+        (needs(Require::NotBelowFloor(human, 0)), Refused::Killed(human), needs(Require::NotBelowFloor(human, 1))),
+        (needs(Require::AgentActive(other)), Refused::AgentNotActive, needs(Require::AgentActive(AGENT))),
+        (needs(Require::KeyLive(other, KEY)), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
+        (needs(Require::KeyLive(AGENT, Key::from_bytes([9; 32]))), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
+        (needs(Require::DelegationLive(DELEGATION, 2)), Refused::DelegationMoved(1), needs(Require::DelegationLive(DELEGATION, 1))),
+        (needs(Require::Enrolled(VerifierId::from_bytes([1; 16]))), Refused::NotEnrolled, needs(Require::Enrolled(verifier().id))),
+        (
+            rows(vec![Row::Human(Human { id: HumanId::from_bytes([60; 16]), subject: subject("alice") })]),
+            Refused::HumanKnown,
+            rows(vec![Row::Human(Human { id: HumanId::from_bytes([60; 16]), subject: subject("bob") })]),
+        ),
+        (
+            rows(vec![Row::Agent(Agent { id: other, ..agent() })]),
+            Refused::NameTaken,
+            rows(vec![Row::Agent(Agent { id: other, name: "fx-helper".parse().unwrap(), ..agent() })]),
+        ),
+        (
+            rows(vec![Row::AgentKey(AgentKey { agent: other, ..agent_key() })]),
+            Refused::KeyTaken,
+            rows(vec![Row::AgentKey(AgentKey { agent: other, key: Key::from_bytes([61; 32]), ..agent_key() })]),
+        ),
+        (
+            rows(vec![Row::AgentKey(AgentKey { key: verifier().key, ..agent_key() })]),
+            Refused::KeyTaken,
+            rows(vec![Row::AgentKey(AgentKey { key: Key::from_bytes([62; 32]), ..agent_key() })]),
+        ),
+        (
+            rows(vec![Row::Delegation(Delegation { tenant: "other".parse().unwrap(), id: DelegationId::from_bytes([63; 16]), ..delegation() })]),
+            Refused::OtherTenant("other".parse().unwrap()),
+            rows(vec![Row::Delegation(Delegation { id: DelegationId::from_bytes([63; 16]), ..delegation() })]),
+        ),
+        (rows(vec![Row::Generation(human, 1)]), Refused::GenerationMoved(human, 1), rows(vec![Row::Generation(human, 2)])),
+        (rows(vec![Row::Jti(AGENT, JtiHash([1; 32]), NOW)]), Refused::JtiSpent, rows(vec![Row::Jti(other, JtiHash([1; 32]), NOW)])),
+        (rows(vec![Row::KeyList(1, vec![2])]), Refused::KeyListMoved(2), rows(vec![Row::KeyList(2, vec![2])])),
+        (
+            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([64; 16]), key: Key::from_bytes([64; 32]), ..verifier() })]),
+            Refused::AudienceTaken,
+            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([64; 16]), key: Key::from_bytes([64; 32]), audience: "payments/2".parse().unwrap(), ..verifier() })]),
+        ),
+        (
+            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([65; 16]), key: KEY, audience: "payments/3".parse().unwrap(), ..verifier() })]),
+            Refused::KeyTaken,
+            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([65; 16]), key: Key::from_bytes([65; 32]), audience: "payments/3".parse().unwrap(), ..verifier() })]),
+        ),
+        (rows(vec![Row::Receipt(ReceiptSlot([1; 32]), [0; 32])]), Refused::ReceiptKnown, rows(vec![Row::Receipt(ReceiptSlot([2; 32]), [0; 32])])),
+        (Change { leaves: vec![vec![0; 65_536]], ..Change::default() }, Refused::TooBig, Change { leaves: vec![vec![0; 65_535]], ..Change::default() }),
+        (Change { items: vec![Item::HolderKey { key: KEY }], ..Change::default() }, Refused::TooBig, Change { items: vec![Item::HolderKey { key: KEY }], leaves: vec![vec![0]], ..Change::default() }),
+    ];
+    for (n, (bad, expected, good)) in cases.into_iter().enumerate() {
+        let done = store.commit(&batch(10 + n as u8, vec![bad, good])).await.unwrap();
+        assert_eq!(done.outcomes[0], Err(expected.clone()), "case {n}");
+        assert!(done.outcomes[1].is_ok(), "case {n}: {:?}", done.outcomes[1]);
+    }
+    let mut revoked = delegation().revoked(NOW);
+    revoked.version = 1;
+    let done = store.commit(&batch(9, vec![rows(vec![Row::Delegation(revoked)]), needs(Require::DelegationLive(DELEGATION, 1))])).await.unwrap();
+    assert_eq!(done.outcomes[1], Err(Refused::DelegationNotLive), "a condition sees what was accepted before it in the batch");
+}
+
+fn needs(require: Require) -> Change {
+    Change { requires: vec![require], ..Change::default() }
+}
+
+async fn within_a_batch_the_first_wins(store: Arc<dyn Store>) {
+    let jti = || rows(vec![Row::Jti(AGENT, JtiHash([1; 32]), NOW)]);
+    let alice = |n| rows(vec![Row::Human(Human { id: HumanId::from_bytes([n; 16]), subject: subject("alice") })]);
+    let answer = |n| rows(vec![Row::Answer(Answer { key: [1; 32], request: [n; 32], body: String::new(), expires: NOW })]);
+    let done = store.commit(&batch(1, vec![jti(), jti(), floor(1), floor(1), alice(1), alice(2), answer(1), answer(2)])).await.unwrap();
+    let scope = FloorScope::Human(HUMAN);
+    let refusals: Vec<_> = done.outcomes.into_iter().map(Result::err).collect();
+    assert_eq!(refusals, [None, Some(Refused::JtiSpent), None, Some(Refused::GenerationMoved(scope, 1)), None, Some(Refused::HumanKnown), None, Some(Refused::Answered)]);
+    assert_eq!(store.find_human_by_subject(&subject("alice")).await.unwrap().map(|h| h.id), Some(HumanId::from_bytes([1; 16])));
+}
+
+async fn a_batch_is_committed_at_most_once(store: Arc<dyn Store>) {
+    let once = batch(1, vec![leaf(1)]);
+    store.commit(&once).await.unwrap();
+    let before = store.head().await.unwrap();
+    assert!(matches!(store.commit(&once).await, Err(CommitError::Unavailable(_))));
+    assert_eq!(store.head().await.unwrap(), before);
+    // A failure leaves the store usable.
+    assert_eq!(one(&*store, 2, leaf(2)).await.unwrap().leaves, 1..2);
+}
+
+async fn many_items_are_split_over_messages_that_a_reader_accepts(store: Arc<dyn Store>) {
+    let items: Vec<_> = (0..1200_u16).map(|n| Item::HolderKey { key: Key::from_bytes([(n % 251) as u8; 32]) }).collect();
+    let change = Change { leaves: items.iter().map(|_| vec![1]).collect(), items: items.clone(), ..Change::default() };
+    assert_eq!(one(&*store, 1, change).await.unwrap(), Placed { leaves: 0..1200, feed_seq: Some(3) });
+    let mut read = Vec::new();
+    for row in store.feed_since(1, 0, 10).await.unwrap() {
+        match Message::from_bytes(&row.payload).unwrap() {
+            Message::Batch(b) => read.extend(b.items),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(read, (0..).zip(items).collect::<Vec<_>>());
+}
+
+/// Runs every sentence on a backend. `$open` makes a fresh store each time and what must live as long.
+macro_rules! holds_on {
+    ($name:ident, $open:expr, [$($sentence:ident),* $(,)?]) => {
+        mod $name {
+            $(#[tokio::test]
+            async fn $sentence() {
+                let (store, _keep) = $open.await;
+                super::$sentence(store).await;
+            })*
+        }
+    };
+    ($name:ident, $open:expr) => {
+        holds_on!($name, $open, [
+            an_empty_store_has_the_empty_head,
+            what_is_written_reads_back,
+            leaves_and_tiles_are_those_of_the_head,
+            feed_messages_are_numbered_and_chained_without_holes,
+            a_refused_change_leaves_the_others_and_writes_nothing,
+            each_condition_is_asked,
+            within_a_batch_the_first_wins,
+            a_batch_is_committed_at_most_once,
+            many_items_are_split_over_messages_that_a_reader_accepts,
+        ]);
+    };
+}
+
+pub(crate) async fn memory() -> (Arc<dyn Store>, ()) {
+    (Arc::new(memory::Memory::new(tenant())), ())
+}
+
+pub(crate) async fn sqlite() -> (Arc<dyn Store>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (Arc::new(sqlite::Sqlite::open(folder.path(), tenant()).await.unwrap()), folder)
+}
+
+holds_on!(on_memory, super::memory());
+holds_on!(on_sqlite, super::sqlite());
+
+mod only_sqlite {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_reopening_and_the_tree_goes_on_from_its_tiles() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new();
+        for round in 0..4_u8 {
+            let store = sqlite::Sqlite::open(folder.path(), tenant()).await.unwrap();
+            assert_eq!(store.head().await.unwrap().tree, TreeHead { size: tree.size(), root: tree.root() });
+            let changes: Vec<_> = (0..130_u8).map(|n| Change { leaves: vec![vec![round, n]], ..Change::default() }).collect();
+            changes.iter().for_each(|c| _ = tree.append(leaf_hash(&c.leaves[0])));
+            let done = store.commit(&batch(round, changes)).await.unwrap();
+            assert_eq!(done.head.tree.root, tree.root());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_process_is_refused() {
+        let (_store, folder) = sqlite().await;
+        assert!(matches!(sqlite::Sqlite::open(folder.path(), tenant()).await, Err(sqlite::OpenError::Lock(_))));
+    }
+
+    #[tokio::test]
+    async fn the_file_is_private_and_its_log_cannot_be_rewritten_by_plain_sql() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (store, folder) = sqlite().await;
+        one(&*store, 1, floor(1)).await.unwrap();
+        drop(store);
+        for file in ["procura.db", "procura.db-wal"] {
+            if let Ok(m) = std::fs::metadata(folder.path().join(file)) {
+                assert_eq!(m.mode() & 0o077, 0, "{file}");
+            }
+        }
+        let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
+        for sql in ["UPDATE leaf SET bytes = x'00'", "DELETE FROM leaf", "DELETE FROM feed", "UPDATE feed SET seq = 9", "UPDATE generation SET generation = 1"] {
+            assert!(sqlx::query(sql).execute(&mut c).await.is_err(), "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_tile_stops_writing() {
+        let (store, folder) = sqlite().await;
+        one(&*store, 1, leaf(1)).await.unwrap();
+        drop(store);
+        let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
+        sqlx::query("UPDATE tile SET hashes = zeroblob(32)").execute(&mut c).await.unwrap();
+        let store = sqlite::Sqlite::open(folder.path(), tenant()).await.unwrap();
+        assert!(matches!(store.commit(&batch(2, vec![leaf(2)])).await, Err(CommitError::Unavailable(StoreError::Inconsistent { table: "tile", .. }))));
+    }
+}

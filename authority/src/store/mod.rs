@@ -1,0 +1,369 @@
+//! What is durable. Reads speak the domain; there is one door for writes.
+//!
+//! # Contract (`contract.rs` tests every sentence on every backend)
+//! A store is one tenant's. There is one writer at a time: a second process is refused when it opens the store.
+//!
+//! [`Store::commit`] is one transaction over a batch of changes, taken in order.
+//! - On `Ok` everything accepted is durable, and the head is the one returned. Later reads see all of it; no read ever sees a part.
+//! - A change whose condition does not hold is refused by name and leaves the batch; the others are not touched by it.
+//!   Conditions see the changes accepted before them in the same batch.
+//! - Leaves get consecutive places in the log, feed messages consecutive numbers, both in the order of acceptance and
+//!   without holes, rolled-back attempts included.
+//! - [`CommitError::Unavailable`] means that nothing was written. [`CommitError::Unknown`] means that it may have been:
+//!   [`Store::has_batch`] tells, and only then may anyone be answered.
+//! - A batch is committed at most once: the second attempt with the same id is refused as `Unavailable`.
+//!
+//! Not found is `Ok(None)`. What cannot be read as a domain value is [`StoreError::Inconsistent`], never a default.
+
+#[cfg(test)]
+pub(crate) mod contract;
+pub mod lock;
+pub mod memory;
+mod plan;
+pub mod sqlite;
+
+use std::ops::Range;
+
+use futures_util::future::BoxFuture;
+use procura_verifier::claims::{Audience, Name};
+use procura_verifier::feed::message::{FloorScope, Item};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
+
+use crate::domain::agent::{Agent, AgentKey};
+use crate::domain::delegation::Delegation;
+use crate::domain::human::{Human, Subject};
+use crate::domain::opening::Opening;
+use crate::domain::verifier::Verifier;
+use crate::log::tree::{MAX_LEVELS, TILE_WIDTH, Tree};
+use crate::signer::released::TreeHead;
+
+/// Where the feed ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FeedHead {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The last number given, 0 before the first message.
+    pub seq: u64,
+    /// SHA-256 of the last message's payload; before the first, the hash that stands for the epoch's beginning.
+    pub hash: [u8; 32],
+}
+
+/// Where log and feed end: one row, which every commit locks first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// The log.
+    pub tree: TreeHead,
+    /// The feed.
+    pub feed: FeedHead,
+}
+
+/// A token as the authority remembers it: never its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenRecord {
+    /// Its id.
+    pub tid: Tid,
+    /// What it rests on.
+    pub delegation: DelegationId,
+    /// First second after its validity.
+    pub expires_secs: u64,
+    /// What it was re-minted from.
+    pub ancestors: Vec<Tid>,
+}
+
+/// A hashed `jti`: bounded whatever the client sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct JtiHash(pub [u8; 32]);
+
+/// Which of a verifier's records: a tagged hash of verifier, run, kind and number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReceiptSlot(pub [u8; 32]);
+
+/// A record taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Hash of what it says.
+    pub hash: [u8; 32],
+    /// Place of its leaf.
+    pub leaf: u64,
+}
+
+/// The remembered answer to a request with an idempotency key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The client's key, hashed together with who it is.
+    pub key: [u8; 32],
+    /// Hash of the request: the same key with another request is a mistake.
+    pub request: [u8; 32],
+    /// What was answered, JSON. Never a token.
+    pub body: String,
+    /// When it may be forgotten.
+    pub expires: UtcMillis,
+}
+
+/// A remembered answer with the places that the commit gave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// Where its leaves and items stand.
+    pub placed: Placed,
+}
+
+/// A condition that must hold inside the transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Require {
+    /// The generation is exactly this: nobody has raised it since it was read.
+    GenerationIs(FloorScope, u64),
+    /// The recorded generation is not below the floor (law 6): there has been no kill since.
+    NotBelowFloor(FloorScope, u64),
+    /// The agent is known and active.
+    AgentActive(AgentId),
+    /// The key is this agent's and lives.
+    KeyLive(AgentId, Key),
+    /// The delegation lives and is at this version.
+    DelegationLive(DelegationId, u32),
+    /// The verifier is enrolled.
+    Enrolled(VerifierId),
+}
+
+/// Something to write. Rows that may exist once are checked without being asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// A person's first sign-in.
+    Human(Human),
+    /// An agent, new or in a new state.
+    Agent(Agent),
+    /// An agent's key, new or in a new state.
+    AgentKey(AgentKey),
+    /// A delegation, new, revoked, or in its next version.
+    Delegation(Delegation),
+    /// A token minted.
+    Token(TokenRecord),
+    /// A generation raised to this value.
+    Generation(FloorScope, u64),
+    /// An assertion used up, remembered until it has expired.
+    Jti(AgentId, JtiHash, UtcMillis),
+    /// The next key list: version and signed bytes.
+    KeyList(u64, Vec<u8>),
+    /// A verifier enrolled.
+    Verifier(Verifier),
+    /// A receipt or a count of denials taken in: which one it is, and the hash of what it says.
+    Receipt(ReceiptSlot, [u8; 32]),
+    /// The answer to remember.
+    Answer(Answer),
+    /// What opens a salted hash in a leaf.
+    Opening(Opening),
+}
+
+/// One request's part of a commit: all of it or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// What must hold.
+    pub requires: Vec<Require>,
+    /// What to write.
+    pub rows: Vec<Row>,
+    /// What to tell verifiers.
+    pub items: Vec<Item>,
+    /// Signed leaves, as the log keeps them: first one for each item, in order, then the others.
+    pub leaves: Vec<Vec<u8>>,
+}
+
+/// Changes for one transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Random: how an unknown outcome is looked up.
+    pub id: [u8; 16],
+    /// When it was put together; the feed message says so.
+    pub at: UtcMillis,
+    /// The key that will sign its feed message: the row names it, since a later key's window may not hold that moment.
+    pub feed_key: Key,
+    /// In order.
+    pub changes: Vec<Change>,
+}
+
+/// Where an accepted change ended up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// Places of its leaves.
+    pub leaves: Range<u64>,
+    /// Number of the feed message that holds its items, if it has any.
+    pub feed_seq: Option<u64>,
+}
+
+/// One stored feed message: what was signed is the payload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FeedRow {
+    /// Its number.
+    pub seq: u64,
+    /// The payload bytes.
+    pub payload: Vec<u8>,
+    /// The feed key that signs it.
+    pub key: Key,
+}
+
+/// What a commit did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The head after it.
+    pub head: Head,
+    /// For each change in order: where it is, or why not.
+    pub outcomes: Vec<Result<Placed, Refused>>,
+    /// The feed messages to sign and publish.
+    pub messages: Vec<FeedRow>,
+}
+
+/// Which condition a change failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Somebody else raised it in between: read again and try again.
+    #[error("the generation of {0:?} is {1} by now")]
+    GenerationMoved(FloorScope, u64),
+    /// A recorded generation is below its floor: killed.
+    #[error("{0:?} was revoked after this was granted")]
+    Killed(FloorScope),
+    /// Unknown, suspended or retired.
+    #[error("the agent is not active")]
+    AgentNotActive,
+    /// Unknown, revoked or another agent's.
+    #[error("the key is not a live key of this agent")]
+    KeyNotLive,
+    /// Unknown or revoked.
+    #[error("the delegation is revoked or unknown")]
+    DelegationNotLive,
+    /// Somebody else wrote another version in between.
+    #[error("the delegation is at version {0} by now")]
+    DelegationMoved(u32),
+    /// Used before.
+    #[error("the assertion was used before")]
+    JtiSpent,
+    /// Another agent has it.
+    #[error("another agent has this name")]
+    NameTaken,
+    /// Another agent has it, or an enrolled verifier.
+    #[error("the key is registered already")]
+    KeyTaken,
+    /// Somebody signed in as this person in between.
+    #[error("the person has signed in before")]
+    HumanKnown,
+    /// It is not the next one.
+    #[error("expected key list version {0}")]
+    KeyListMoved(u64),
+    /// Another verifier is enrolled for it.
+    #[error("a verifier is enrolled for this audience already")]
+    AudienceTaken,
+    /// No such verifier.
+    #[error("the verifier is not enrolled")]
+    NotEnrolled,
+    /// Taken in before.
+    #[error("the receipt was taken in before")]
+    ReceiptKnown,
+    /// Its idempotency key has an answer.
+    #[error("the request was answered before")]
+    Answered,
+    /// A row of another tenant. A bug of ours; nothing is written.
+    #[error("the change is of tenant `{0}`")]
+    OtherTenant(Tenant),
+    /// A leaf or an item count that the formats cannot hold.
+    #[error("the change is too big for one commit")]
+    TooBig,
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database does not answer.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// It holds what no code of ours wrote.
+    #[error("store inconsistent: table {table}, column {column}, row {id}")]
+    Inconsistent {
+        /// Where.
+        table: &'static str,
+        /// Where.
+        column: &'static str,
+        /// Which row, as far as it can be told.
+        id: String,
+    },
+}
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing was written.
+    #[error("nothing was written: {0}")]
+    Unavailable(#[from] StoreError),
+    /// It may have been written; this is what it did if so. Ask [`Store::has_batch`].
+    #[error("the outcome of the commit is unknown: {1}")]
+    Unknown(Box<Committed>, String),
+}
+
+/// The tree of a head from its partial tiles. A root other than the head's is a damaged database: nothing is written on top of it.
+fn restored(head: Head, mut tile: impl FnMut(u8, u64) -> Option<Vec<u8>>) -> Result<Tree, StoreError> {
+    let damaged = |id: String| StoreError::Inconsistent { table: "tile", column: "hashes", id };
+    let tree = Tree::restore(head.tree.size, |level, index, _| tile(level, index).ok_or("missing")).map_err(|e| damaged(e.to_string()))?;
+    if tree.root() == head.tree.root { Ok(tree) } else { Err(damaged(format!("root of size {}", head.tree.size))) }
+}
+
+/// Level and place of the tiles that are not full in a tree of this size.
+fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
+    (0..MAX_LEVELS).map(move |level| (level, size >> (8 * level))).filter(|(_, hashes)| hashes % TILE_WIDTH != 0).map(|(level, hashes)| (level, hashes / TILE_WIDTH))
+}
+
+/// A future that a store returns.
+pub type Answering<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// One tenant's durable state. See the module for the contract.
+pub trait Store: Send + Sync {
+    /// Whose state.
+    fn tenant(&self) -> &Tenant;
+    /// Where log and feed end.
+    fn head(&self) -> Answering<'_, Head>;
+    /// Leaves from a place on, at most `limit`, in order.
+    fn leaves(&self, from: u64, limit: u32) -> Answering<'_, Vec<Vec<u8>>>;
+    /// A hash tile as far as it has grown: 32 bytes for each of up to 256 hashes. A narrower tile is its prefix.
+    fn tile(&self, level: u8, index: u64) -> Answering<'_, Option<Vec<u8>>>;
+    /// Feed messages of an epoch after `seq`, at most `limit`, in order.
+    fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>>;
+    /// The newest signed key list with its version.
+    fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>>;
+    /// The generations of these, 0 where none was ever raised, in order. All at one moment.
+    fn generations<'a>(&'a self, of: &'a [FloorScope]) -> Answering<'a, Vec<u64>>;
+    /// A person by pseudonym.
+    fn find_human(&self, id: HumanId) -> Answering<'_, Option<Human>>;
+    /// A person by what the provider says.
+    fn find_human_by_subject<'a>(&'a self, subject: &'a Subject) -> Answering<'a, Option<Human>>;
+    /// An agent.
+    fn find_agent(&self, id: AgentId) -> Answering<'_, Option<Agent>>;
+    /// An agent by its name.
+    fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>>;
+    /// A holder key, whoever's it is.
+    fn find_agent_key(&self, key: Key) -> Answering<'_, Option<AgentKey>>;
+    /// The keys of an agent, oldest first, at most 64.
+    fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>>;
+    /// The agents of an owner by name, at most 1000.
+    fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>>;
+    /// A delegation.
+    fn find_delegation(&self, id: DelegationId) -> Answering<'_, Option<Delegation>>;
+    /// The delegations of a human, newest first, at most 1000.
+    fn delegations_of(&self, human: HumanId) -> Answering<'_, Vec<Delegation>>;
+    /// The delegations to an agent, newest first, at most 1000.
+    fn delegations_to(&self, agent: AgentId) -> Answering<'_, Vec<Delegation>>;
+    /// A token, until it is forgotten some time after its expiry.
+    fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>>;
+    /// A verifier.
+    fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>>;
+    /// The verifier enrolled for an audience.
+    fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>>;
+    /// All verifiers, at most 20,000.
+    fn verifiers(&self) -> Answering<'_, Vec<Verifier>>;
+    /// A receipt taken in.
+    fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>>;
+    /// What opens a salted hash, until it is erased.
+    fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>>;
+    /// The answer remembered under an idempotency key.
+    fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>>;
+    /// True if the batch with this id was committed. Remembered for the last thousand batches.
+    fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool>;
+    /// Writes a batch. The only way in.
+    fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>>;
+}

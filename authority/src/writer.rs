@@ -1,0 +1,291 @@
+//! The group-commit writer: every change of state goes through here, many to a transaction.
+//!
+//! One commit at a time; what arrives meanwhile waits and goes into the next one together, so batches grow with the load
+//! and a lone request waits for nobody. Revocations have a queue of their own and go first: their batch is not held up by
+//! a full one of mints. The order after a COMMIT is: enter the head for heartbeats, sign feed messages, record the
+//! checkpoint as released, sign it, answer the callers, publish. So nothing that leaves can be rolled back (`DESIGN.md` section 7).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use procura_verifier::feed::message::Message;
+use procura_verifier::ids::{Clock, Tenant};
+use procura_verifier::key_list::KeyUse;
+use procura_verifier::wire::Canonical as _;
+use rand::RngCore;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::feed::Feed;
+use crate::feed::beat::Pulse;
+use crate::log::checkpoint::{Checkpoint, Origin};
+use crate::signer::Signer;
+use crate::signer::released::{ReleaseError, Released, TreeHead};
+use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Row, Store};
+
+/// Most changes in one transaction.
+pub const MAX_BATCH: usize = 512;
+/// Most changes in a transaction that carries a revocation: a small batch commits fast.
+pub const MAX_URGENT_BATCH: usize = 64;
+/// Most changes that wait in each queue.
+pub const MAX_WAITING: usize = 4096;
+
+/// Why a change was not written, or not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// One of its own conditions does not hold.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The queue is full. Nothing was written.
+    #[error("too many changes are waiting, try again")]
+    Busy,
+    /// Nothing was written, or it is not known whether it was: a request with an idempotency key may be repeated.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// A signed checkpoint that may be shown to anyone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReleasedCheckpoint {
+    /// What it says.
+    pub tree: TreeHead,
+    /// The signed note.
+    pub note: Arc<str>,
+}
+
+/// Why the writer does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The log would fork.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// The checkpoint cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::log::checkpoint::CheckpointError),
+}
+
+/// What the writer works with.
+pub struct Parts {
+    /// Where it writes.
+    pub store: Arc<dyn Store>,
+    /// Who signs checkpoint and feed.
+    pub signer: Arc<dyn Signer>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Batch ids.
+    pub rng: Box<dyn RngCore + Send + Sync>,
+    /// The log's name.
+    pub origin: Origin,
+    /// What was released last.
+    pub released: Released,
+    /// Who beats about the head.
+    pub pulse: Arc<Pulse>,
+    /// Where messages go.
+    pub feed: Feed,
+}
+
+/// The door to the writer. Cheap to clone; the writer ends when the last clone is gone.
+#[derive(Clone)]
+pub struct Writer {
+    routine: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
+    checkpoint: watch::Receiver<ReleasedCheckpoint>,
+}
+
+struct Job {
+    change: Change,
+    tell: oneshot::Sender<Result<Placed, WriteError>>,
+}
+
+impl Writer {
+    /// Compares the store's head with what was released, releases it again, and starts the task.
+    pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
+        let head = parts.store.head().await?;
+        parts.released.release(head.tree)?;
+        let first = sign_checkpoint(&*parts.signer, &parts.origin, head.tree)?;
+        parts.pulse.released(head.tree);
+        let (routine, from_routine) = mpsc::channel(MAX_WAITING);
+        let (urgent, from_urgent) = mpsc::channel(MAX_WAITING);
+        let (show, checkpoint) = watch::channel(first);
+        tokio::spawn(Task { parts, from_routine, from_urgent, show }.run());
+        Ok(Self { routine, urgent, checkpoint })
+    }
+
+    /// Writes a change. On `Ok` it is durable and its feed message is on its way; on an error of its own nothing of it was written.
+    ///
+    /// A caller that goes away does not take its change back.
+    pub async fn submit(&self, change: Change) -> Result<Placed, WriteError> {
+        let (tell, told) = oneshot::channel();
+        let lane = if change.items.is_empty() { &self.routine } else { &self.urgent };
+        lane.try_send(Job { change, tell }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => WriteError::Busy,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        told.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The newest checkpoint that may be shown.
+    pub fn checkpoint(&self) -> ReleasedCheckpoint {
+        self.checkpoint.borrow().clone()
+    }
+
+    /// True while the writer takes changes.
+    pub fn is_running(&self) -> bool {
+        !self.routine.is_closed()
+    }
+}
+
+struct Task {
+    parts: Parts,
+    from_routine: mpsc::Receiver<Job>,
+    from_urgent: mpsc::Receiver<Job>,
+    show: watch::Sender<ReleasedCheckpoint>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while let Some(jobs) = self.gather().await {
+            let (changes, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.change, j.tell)).unzip();
+            let mut id = [0; 16];
+            self.parts.rng.fill_bytes(&mut id);
+            let batch = Batch { id, at: self.parts.clock.wall(), feed_key: self.parts.signer.public(KeyUse::Feed), changes };
+            self.parts.pulse.begin();
+            let committed = match self.parts.store.commit(&batch).await {
+                Ok(committed) => Ok(committed),
+                Err(CommitError::Unavailable(e)) => Err(e.to_string()),
+                Err(CommitError::Unknown(would_be, why)) => find_out(&*self.parts.store, batch.id, *would_be, why).await,
+            };
+            let committed = match committed {
+                Ok(committed) => committed,
+                Err(why) => {
+                    self.parts.pulse.abandon();
+                    tracing::error!(error = %why, changes = waiting.len(), "commit failed");
+                    answer(waiting, std::iter::repeat_with(|| Err(WriteError::Unavailable(why.clone()))));
+                    continue;
+                }
+            };
+            self.parts.pulse.settle(committed.head.feed);
+            note_key_list(&self.parts.pulse, &batch, &committed);
+            let messages = self.sign_feed(&committed);
+            match self.release(committed.head.tree) {
+                // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
+                Err(e @ ReleaseError::Fork { .. }) => {
+                    tracing::error!(error = %e, "log fork, the writer stops");
+                    // Heartbeats claim no later moment than this: verifiers go stale.
+                    self.parts.pulse.begin();
+                    return;
+                }
+                Err(e) => tracing::error!(error = %e, "checkpoint not released"),
+                Ok(()) => {}
+            }
+            answer(waiting, committed.outcomes.into_iter().map(|o| o.map_err(WriteError::Refused)));
+            self.parts.feed.publish(committed.head.feed.epoch, messages);
+        }
+    }
+
+    /// Waits for a change, then takes what else is there: revocations first.
+    async fn gather(&mut self) -> Option<Vec<Job>> {
+        let first = tokio::select! {
+            biased;
+            Some(job) = self.from_urgent.recv() => job,
+            Some(job) = self.from_routine.recv() => job,
+            else => return None,
+        };
+        let mut urgent = Vec::new();
+        let mut routine = Vec::new();
+        if first.change.items.is_empty() { routine.push(first) } else { urgent.push(first) }
+        // Callers that the last answers woke are about to ask again: one turn for them saves a transaction.
+        tokio::task::yield_now().await;
+        while urgent.len() < MAX_URGENT_BATCH && let Ok(job) = self.from_urgent.try_recv() {
+            urgent.push(job);
+        }
+        let most = if urgent.is_empty() { MAX_BATCH } else { MAX_URGENT_BATCH };
+        while urgent.len() + routine.len() < most && let Ok(job) = self.from_routine.try_recv() {
+            routine.push(job);
+        }
+        urgent.append(&mut routine);
+        Some(urgent)
+    }
+
+    fn sign_feed(&self, committed: &Committed) -> Vec<(u64, procura_verifier::feed::message::SignedMessage)> {
+        let read = |payload: &[u8]| Message::from_bytes(payload);
+        committed
+            .messages
+            .iter()
+            .filter_map(|row| match read(&row.payload) {
+                Ok(message) => Some((row.seq, self.parts.signer.feed(&message))),
+                // Our own bytes of a moment ago. The heartbeat tells verifiers that something is missing: they deny.
+                Err(e) => {
+                    tracing::error!(error = %e, seq = row.seq, "feed message unreadable");
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// Recorded durably first, signed second, shown third.
+    fn release(&mut self, tree: TreeHead) -> Result<(), ReleaseError> {
+        if self.show.borrow().tree == tree {
+            return Ok(());
+        }
+        self.parts.released.release(tree)?;
+        match sign_checkpoint(&*self.parts.signer, &self.parts.origin, tree) {
+            Ok(signed) => {
+                self.parts.pulse.released(tree);
+                self.show.send_replace(signed);
+            }
+            Err(e) => tracing::error!(error = %e, "checkpoint not signed"),
+        }
+        Ok(())
+    }
+}
+
+/// Reads until it is known whether the batch was written. Until then nobody is answered, nothing else is written, and
+/// heartbeats claim no moment after the attempt.
+async fn find_out(store: &dyn Store, id: [u8; 16], would_be: Committed, why: String) -> Result<Committed, String> {
+    tracing::error!(error = %why, "outcome of a commit unknown");
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match store.has_batch(id).await {
+            Ok(true) => return Ok(would_be),
+            Ok(false) => return Err(why),
+            Err(e) => tracing::error!(error = %e, "outcome of a commit still unknown"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+fn sign_checkpoint(signer: &dyn Signer, origin: &Origin, tree: TreeHead) -> Result<ReleasedCheckpoint, crate::log::checkpoint::CheckpointError> {
+    let note = signer.checkpoint(&Checkpoint { origin: origin.clone(), size: tree.size, root: tree.root })?;
+    Ok(ReleasedCheckpoint { tree, note: note.into() })
+}
+
+fn note_key_list(pulse: &Pulse, batch: &Batch, committed: &Committed) {
+    use sha2::Digest as _;
+    let written = batch.changes.iter().zip(&committed.outcomes).filter(|(_, o)| o.is_ok()).flat_map(|(c, _)| &c.rows);
+    for row in written {
+        if let Row::KeyList(version, signed) = row {
+            pulse.key_list(*version, sha2::Sha256::digest(signed).into());
+        }
+    }
+}
+
+fn answer(waiting: Vec<oneshot::Sender<Result<Placed, WriteError>>>, answers: impl Iterator<Item = Result<Placed, WriteError>>) {
+    for (tell, answer) in waiting.into_iter().zip(answers) {
+        // Whoever no longer waits has gone away; the change stands.
+        let _ = tell.send(answer);
+    }
+}
+
+fn stopped() -> WriteError {
+    WriteError::Unavailable("the writer has stopped".to_owned())
+}
+
+/// A tenant's name is in the checkpoint's origin already.
+pub fn origin(authority: &str, tenant: &Tenant) -> Result<Origin, crate::log::checkpoint::CheckpointError> {
+    let host = authority.split_once("://").map_or(authority, |(_, rest)| rest);
+    format!("{host}/{tenant}").parse()
+}

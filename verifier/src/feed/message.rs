@@ -1,0 +1,549 @@
+//! The feed's messages: read and write side by side (`spec/feed.md`, messages).
+//!
+//! ```text
+//! message     = [payload bytes, feed key, signature]      signature over "procura-feed/1\0" || payload
+//! batch       = [1, tenant, 1, epoch, seq, prev, issued_ms, [[log_index, [kind, body]], …]]
+//! heartbeat   = [1, tenant, 2, epoch, head_seq, head_hash, clock, t_us, utc_ms, key_list_version, key_list_hash, [size, root], [nonce, …]]
+//! epoch start = [1, tenant, 3, epoch, prev_epoch, last_seq, last_hash, issued_ms]
+//! ```
+//! The hash of a message is SHA-256 of its payload: signing it again, with whatever key, makes no other message.
+
+use minicbor::{Decoder, Encoder};
+use sha2::{Digest as _, Sha256};
+
+use crate::ids::{AgentId, BlockId, ClockId, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
+use crate::key_list::{KeyList, KeyUse};
+use crate::wire::{Canonical, Enc, Malformed, array, fixed, list};
+
+/// Longest signed message, in bytes (F2).
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Most nonces that one heartbeat answers (F2).
+pub const MAX_NONCES: usize = 64;
+
+/// Whose generations a floor ends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FloorScope {
+    /// Everything.
+    Global,
+    /// The feed's tenant.
+    Tenant,
+    /// A human: all tokens resting on their authority.
+    Human(HumanId),
+    /// An agent, as holder of block 0 or of a link.
+    Agent(AgentId),
+    /// A delegation and everything under it.
+    Delegation(DelegationId),
+}
+
+/// One thing taken back. There is no item that gives back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A token and all re-minted from it.
+    Tid {
+        /// The token.
+        tid: Tid,
+        /// Its expiry, in seconds since 1970: the item is needed no longer than that.
+        exp_secs: u64,
+    },
+    /// A link and all under it.
+    Lid {
+        /// The link.
+        lid: Lid,
+        /// Expiry of the token it stands in.
+        exp_secs: u64,
+    },
+    /// A narrowing block and all under it.
+    Block {
+        /// The block.
+        block: BlockId,
+        /// Expiry of the token it stands in.
+        exp_secs: u64,
+    },
+    /// A holder key, for good.
+    HolderKey {
+        /// The key.
+        key: Key,
+    },
+    /// The kill switch: every generation below this one.
+    Floor {
+        /// Of what.
+        scope: FloorScope,
+        /// The lowest generation still valid.
+        generation: u64,
+    },
+    /// Of a later version: kept to the byte, and whoever applies it is stale until it runs newer code (F9).
+    Unknown {
+        /// Its kind.
+        kind: u8,
+        /// Its body.
+        body: Vec<u8>,
+    },
+}
+
+impl Item {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Tid { .. } => 1,
+            Self::Lid { .. } => 2,
+            Self::Block { .. } => 3,
+            Self::HolderKey { .. } => 4,
+            Self::Floor { .. } => 5,
+            Self::Unknown { kind, .. } => *kind,
+        }
+    }
+
+    fn write_body(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        match self {
+            Self::Tid { tid, exp_secs } => e.array(2)?.bytes(tid.as_bytes())?.u64(*exp_secs)?,
+            Self::Lid { lid, exp_secs } => e.array(2)?.bytes(lid.as_bytes())?.u64(*exp_secs)?,
+            Self::Block { block, exp_secs } => e.array(2)?.bytes(block.as_bytes())?.u64(*exp_secs)?,
+            Self::HolderKey { key } => e.array(1)?.bytes(key.as_bytes())?,
+            Self::Floor { scope, generation } => {
+                let (number, subject): (u8, &[u8]) = match scope {
+                    FloorScope::Global => (0, &[]),
+                    FloorScope::Tenant => (1, &[]),
+                    FloorScope::Human(id) => (2, id.as_bytes()),
+                    FloorScope::Agent(id) => (3, id.as_bytes()),
+                    FloorScope::Delegation(id) => (4, id.as_bytes()),
+                };
+                e.array(3)?.u8(number)?.bytes(subject)?.u64(*generation)?
+            }
+            Self::Unknown { body, .. } => {
+                e.writer_mut().extend_from_slice(body);
+                e
+            }
+        };
+        Ok(())
+    }
+
+    fn read_body(kind: u8, body: &[u8]) -> Result<Self, Malformed> {
+        let mut d = Decoder::new(body);
+        let item = match kind {
+            1 => {
+                array(&mut d, 2)?;
+                Self::Tid { tid: Tid::from_bytes(fixed(&mut d)?), exp_secs: d.u64()? }
+            }
+            2 => {
+                array(&mut d, 2)?;
+                Self::Lid { lid: Lid::from_bytes(fixed(&mut d)?), exp_secs: d.u64()? }
+            }
+            3 => {
+                array(&mut d, 2)?;
+                Self::Block { block: BlockId::from_bytes(fixed(&mut d)?), exp_secs: d.u64()? }
+            }
+            4 => {
+                array(&mut d, 1)?;
+                Self::HolderKey { key: Key::from_bytes(fixed(&mut d)?) }
+            }
+            5 => {
+                array(&mut d, 3)?;
+                let scope = match d.u8()? {
+                    0 => fixed::<0>(&mut d).map(|_| FloorScope::Global)?,
+                    1 => fixed::<0>(&mut d).map(|_| FloorScope::Tenant)?,
+                    2 => FloorScope::Human(HumanId::from_bytes(fixed(&mut d)?)),
+                    3 => FloorScope::Agent(AgentId::from_bytes(fixed(&mut d)?)),
+                    4 => FloorScope::Delegation(DelegationId::from_bytes(fixed(&mut d)?)),
+                    _ => return Err(Malformed::new("expected a floor scope from 0 to 4")),
+                };
+                Self::Floor { scope, generation: d.u64()? }
+            }
+            kind => return Ok(Self::Unknown { kind, body: body.to_vec() }),
+        };
+        // Bytes after the body would not survive writing it again: the message as a whole is then refused as not canonical.
+        Ok(item)
+    }
+}
+
+/// `[kind, body bytes]`: a body is framed, so that kinds to come can be kept without being understood.
+impl Canonical for Item {
+    const MAX_BYTES: usize = 4 * 1024;
+
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        let mut body = Encoder::new(Vec::new());
+        self.write_body(&mut body)?;
+        e.array(2)?.u8(self.kind())?.bytes(body.writer())?;
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        array(d, 2)?;
+        let kind = d.u8()?;
+        Self::read_body(kind, d.bytes()?)
+    }
+}
+
+/// What one commit took back. It takes one number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Whose feed.
+    pub tenant: Tenant,
+    /// The numbering it belongs to, from 1.
+    pub epoch: u64,
+    /// Its number, from 1 in each epoch.
+    pub seq: u64,
+    /// Hash of the message numbered one less.
+    pub prev: [u8; 32],
+    /// When it was committed, by the authority's clock.
+    pub issued: UtcMillis,
+    /// Each item with the index of its leaf in the log.
+    pub items: Vec<(u64, Item)>,
+}
+
+/// "At my clock's `t_us` the head was `head_seq`" (F10). Takes no number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    /// Whose feed.
+    pub tenant: Tenant,
+    /// The numbering of the head.
+    pub epoch: u64,
+    /// Number of the newest batch, 0 if none in this epoch.
+    pub head_seq: u64,
+    /// Its hash; at 0 the hash of the epoch start, in epoch 1 [`genesis_hash`].
+    pub head_hash: [u8; 32],
+    /// Which boot-time clock `t_us` was read on.
+    pub clock: ClockId,
+    /// When, in microseconds of that clock: taken before the head was read.
+    pub t_us: u64,
+    /// The same moment in authority UTC.
+    pub utc: UtcMillis,
+    /// Version of the newest key list.
+    pub key_list_version: u64,
+    /// Hash of that list.
+    pub key_list_hash: [u8; 32],
+    /// Size and root of the newest log checkpoint.
+    pub checkpoint: (u64, [u8; 32]),
+    /// The nonces it answers: each arrived before `t_us` was taken. At most 64, of 16 to 32 bytes.
+    pub nonces: Vec<Vec<u8>>,
+}
+
+/// The numbering begins anew: after a loss (a restored backup), under a name that the break can be seen by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochStart {
+    /// Whose feed.
+    pub tenant: Tenant,
+    /// The new epoch. Stands where number 0 would.
+    pub epoch: u64,
+    /// The epoch before it.
+    pub prev_epoch: u64,
+    /// The last number of that epoch that the authority still has.
+    pub last_seq: u64,
+    /// Its hash.
+    pub last_hash: [u8; 32],
+    /// When it began, by the authority's clock. Confirms a jump of that clock.
+    pub issued: UtcMillis,
+}
+
+/// What a feed key signs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Something was taken back.
+    Batch(Batch),
+    /// The head at a moment.
+    Heartbeat(Heartbeat),
+    /// A new numbering.
+    EpochStart(EpochStart),
+}
+
+impl Message {
+    /// Whose feed.
+    pub const fn tenant(&self) -> &Tenant {
+        match self {
+            Self::Batch(m) => &m.tenant,
+            Self::Heartbeat(m) => &m.tenant,
+            Self::EpochStart(m) => &m.tenant,
+        }
+    }
+
+    /// When it was made, by the authority's clock: the feed key's window is asked about this moment.
+    pub const fn utc(&self) -> UtcMillis {
+        match self {
+            Self::Batch(m) => m.issued,
+            Self::Heartbeat(m) => m.utc,
+            Self::EpochStart(m) => m.issued,
+        }
+    }
+}
+
+impl Canonical for Message {
+    const MAX_BYTES: usize = MAX_MESSAGE_BYTES;
+
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        match self {
+            Self::Batch(m) => {
+                e.array(8)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(1)?.u64(m.epoch)?.u64(m.seq)?.bytes(&m.prev)?.u64(m.issued.0)?;
+                e.array(m.items.len() as u64)?;
+                for (log_index, item) in &m.items {
+                    e.array(2)?.u64(*log_index)?;
+                    item.write(e)?;
+                }
+            }
+            Self::Heartbeat(m) => {
+                e.array(13)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(2)?.u64(m.epoch)?.u64(m.head_seq)?.bytes(&m.head_hash)?;
+                e.bytes(m.clock.as_bytes())?.u64(m.t_us)?.u64(m.utc.0)?.u64(m.key_list_version)?.bytes(&m.key_list_hash)?;
+                e.array(2)?.u64(m.checkpoint.0)?.bytes(&m.checkpoint.1)?.array(m.nonces.len() as u64)?;
+                for nonce in &m.nonces {
+                    e.bytes(nonce)?;
+                }
+            }
+            Self::EpochStart(m) => {
+                e.array(8)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(3)?.u64(m.epoch)?;
+                e.u64(m.prev_epoch)?.u64(m.last_seq)?.bytes(&m.last_hash)?.u64(m.issued.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let fields = d.array()?.ok_or(Malformed::new("expected an array of definite length"))?;
+        if d.u8()? != VERSION {
+            return Err(Malformed::new("expected a feed message of version 1"));
+        }
+        let tenant = d.str()?.parse().map_err(|_| Malformed::new("expected a tenant name"))?;
+        let (kind, epoch) = (d.u8()?, d.u64()?);
+        if epoch == 0 {
+            return Err(Malformed::new("expected an epoch from 1"));
+        }
+        match (kind, fields) {
+            (1, 8) => {
+                let (seq, prev, issued) = (d.u64()?, fixed(d)?, UtcMillis(d.u64()?));
+                if seq == 0 {
+                    return Err(Malformed::new("expected a number from 1"));
+                }
+                let items = (0..list(d, MAX_ITEMS)?)
+                    .map(|_| {
+                        array(d, 2)?;
+                        Ok((d.u64()?, Item::read(d)?))
+                    })
+                    .collect::<Result<_, Malformed>>()?;
+                Ok(Self::Batch(Batch { tenant, epoch, seq, prev, issued, items }))
+            }
+            (2, 13) => {
+                let (head_seq, head_hash, clock) = (d.u64()?, fixed(d)?, ClockId::from_bytes(fixed(d)?));
+                let (t_us, utc, key_list_version, key_list_hash) = (d.u64()?, UtcMillis(d.u64()?), d.u64()?, fixed(d)?);
+                array(d, 2)?;
+                let checkpoint = (d.u64()?, fixed(d)?);
+                let nonces = (0..list(d, MAX_NONCES)?)
+                    .map(|_| {
+                        let nonce = d.bytes()?;
+                        if (16..=32).contains(&nonce.len()) { Ok(nonce.to_vec()) } else { Err(Malformed::new("expected nonces of 16 to 32 bytes")) }
+                    })
+                    .collect::<Result<_, Malformed>>()?;
+                let beat = Heartbeat { tenant, epoch, head_seq, head_hash, clock, t_us, utc, key_list_version, key_list_hash, checkpoint, nonces };
+                Ok(Self::Heartbeat(beat))
+            }
+            (3, 8) => {
+                let (prev_epoch, last_seq, last_hash, issued) = (d.u64()?, d.u64()?, fixed(d)?, UtcMillis(d.u64()?));
+                if prev_epoch == 0 || prev_epoch >= epoch {
+                    return Err(Malformed::new("expected an epoch after the one it follows"));
+                }
+                Ok(Self::EpochStart(EpochStart { tenant, epoch, prev_epoch, last_seq, last_hash, issued }))
+            }
+            _ => Err(Malformed::new("expected a feed message of kind 1 to 3 with its fields")),
+        }
+    }
+}
+
+/// The head of epoch 1 before its first batch.
+pub fn genesis_hash(tenant: &Tenant, epoch: u64) -> [u8; 32] {
+    Sha256::new_with_prefix(b"procura-feed-genesis/1\0").chain_update(tenant.as_str()).chain_update(epoch.to_be_bytes()).finalize().into()
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FeedError {
+    /// Not the documented bytes, and nobody vouches for them: junk.
+    #[error("feed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// Signed by a key that the key list does not name as a living feed key. The list may be behind.
+    #[error("feed message names key {key}, expected a living feed key of the key list")]
+    UnknownKey {
+        /// The key it names.
+        key: Key,
+    },
+    /// The signature does not verify.
+    #[error("signature of the feed message does not verify under the feed key it names")]
+    Signature,
+    /// The feed key was not, or is no longer, valid at that moment.
+    #[error("feed key {key} is outside its window at {at}")]
+    Window {
+        /// The key.
+        key: Key,
+        /// The moment asked about.
+        at: UtcMillis,
+    },
+    /// Of another tenant.
+    #[error("feed message is of tenant `{got}`, expected `{expected}`")]
+    Tenant {
+        /// The tenant it names.
+        got: Tenant,
+        /// The tenant expected.
+        expected: Tenant,
+    },
+    /// A feed key vouches for something this version cannot read: what it takes back is unknown (F9).
+    #[error("signed feed message cannot be read by this version: {0}")]
+    Unreadable(Malformed),
+}
+
+/// A message as it travels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedMessage {
+    payload: Vec<u8>,
+    key: Key,
+    signature: [u8; 64],
+}
+
+impl SignedMessage {
+    /// Signs with a feed key. Ed25519 is deterministic: any replica gives the same bytes.
+    pub fn sign(message: &Message, key: &ed25519_dalek::SigningKey) -> Self {
+        use ed25519_dalek::Signer as _;
+        let payload = message.to_bytes();
+        let signature = key.sign(&signed_bytes(&payload)).to_bytes();
+        Self { payload, key: Key::of(key), signature }
+    }
+
+    /// The signed bytes.
+    pub fn unverified_payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The key that is said to have signed.
+    pub const fn claimed_key(&self) -> &Key {
+        &self.key
+    }
+
+    /// SHA-256 of the payload: the message's hash in the chain.
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(&self.payload).into()
+    }
+
+    /// The message, if a feed key of this list vouches for it (F3).
+    ///
+    /// The key's window is asked about the message's own time; for a heartbeat also about `now`, the authority's UTC as far as it is
+    /// known, so that a key that has ended cannot beat on under old dates.
+    pub fn verify(&self, keys: &KeyList, now: Option<UtcMillis>) -> Result<Message, FeedError> {
+        let listed = keys.find(KeyUse::Feed, &self.key).ok_or(FeedError::UnknownKey { key: self.key })?;
+        if !self.key.verifies(&signed_bytes(&self.payload), &self.signature) {
+            return Err(FeedError::Signature);
+        }
+        let inside = |at: UtcMillis| {
+            if listed.from <= at && at <= listed.until { Ok(()) } else { Err(FeedError::Window { key: self.key, at }) }
+        };
+        let message = match Message::from_bytes(&self.payload) {
+            Ok(message) => message,
+            Err(error) => {
+                now.map_or(Ok(()), inside)?;
+                return Err(FeedError::Unreadable(error));
+            }
+        };
+        let expected = &keys.payload().tenant;
+        if message.tenant() != expected {
+            return Err(FeedError::Tenant { got: message.tenant().clone(), expected: expected.clone() });
+        }
+        inside(message.utc())?;
+        if matches!(message, Message::Heartbeat(_)) {
+            now.map_or(Ok(()), inside)?;
+        }
+        Ok(message)
+    }
+}
+
+impl Canonical for SignedMessage {
+    const MAX_BYTES: usize = MAX_MESSAGE_BYTES;
+
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        e.array(3)?.bytes(&self.payload)?.bytes(self.key.as_bytes())?.bytes(&self.signature)?;
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        array(d, 3)?;
+        Ok(Self { payload: d.bytes()?.to_vec(), key: Key::from_bytes(fixed(d)?), signature: fixed(d)? })
+    }
+}
+
+fn signed_bytes(payload: &[u8]) -> Vec<u8> {
+    [PREFIX, payload].concat()
+}
+
+const PREFIX: &[u8] = b"procura-feed/1\0";
+const VERSION: u8 = 1;
+/// Never reached: 64 KiB hold fewer.
+const MAX_ITEMS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::fixture;
+    use proptest::prelude::*;
+
+    fn item() -> impl Strategy<Value = Item> {
+        prop_oneof![
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Tid { tid: Tid::from_bytes(id), exp_secs }),
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Lid { lid: Lid::from_bytes(id), exp_secs }),
+            any::<([u8; 16], u64)>().prop_map(|(id, exp_secs)| Item::Block { block: BlockId::from_bytes(id), exp_secs }),
+            any::<[u8; 32]>().prop_map(|key| Item::HolderKey { key: Key::from_bytes(key) }),
+            any::<([u8; 16], u64)>().prop_map(|(id, generation)| Item::Floor { scope: FloorScope::Human(HumanId::from_bytes(id)), generation }),
+            any::<u64>().prop_map(|generation| Item::Floor { scope: FloorScope::Global, generation }),
+            (6..=255_u8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(kind, body)| Item::Unknown { kind, body }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_reads_what_it_writes_and_no_other_bytes(items in prop::collection::vec((any::<u64>(), item()), 0..20), at in 0_usize..400, bit in 0..8) {
+            let batch = Message::Batch(Batch { tenant: fixture::tenant(), epoch: 1, seq: 7, prev: [3; 32], issued: UtcMillis(9), items });
+            let bytes = batch.to_bytes();
+            prop_assert_eq!(Message::from_bytes(&bytes), Ok(batch));
+            let mut other = bytes.clone();
+            if let Some(b) = other.get_mut(at) {
+                *b ^= 1_u8 << bit;
+                // Another message or none, never a second form of this one.
+                if let Ok(read) = Message::from_bytes(&other) {
+                    prop_assert_eq!(read.to_bytes(), other);
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SignedMessage::from_bytes(&bytes);
+            let _ = Message::from_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn only_a_living_feed_key_of_the_tenant_inside_its_window_vouches() {
+        let keys = fixture::key_list(1, &[]);
+        let beat = |utc| Message::Heartbeat(fixture::heartbeat(utc));
+        let signed = SignedMessage::sign(&beat(fixture::UTC), &fixture::feed_key());
+        assert!(signed.verify(&keys, None).is_ok());
+        assert!(signed.verify(&keys, Some(fixture::UTC)).is_ok());
+        assert!(matches!(signed.verify(&keys, Some(fixture::FEED_UNTIL.plus(1))), Err(FeedError::Window { .. })), "an ended key beats on");
+        let late = SignedMessage::sign(&beat(fixture::FEED_UNTIL.plus(1)), &fixture::feed_key());
+        assert!(matches!(late.verify(&keys, None), Err(FeedError::Window { .. })));
+        let stranger = SignedMessage::sign(&beat(fixture::UTC), &ed25519_dalek::SigningKey::from_bytes(&[99; 32]));
+        assert!(matches!(stranger.verify(&keys, None), Err(FeedError::UnknownKey { .. })));
+        let dead = fixture::key_list(2, &[Key::of(&fixture::feed_key())]);
+        assert!(matches!(signed.verify(&dead, None), Err(FeedError::UnknownKey { .. })));
+        let mut forged = signed.clone();
+        forged.signature = [0; 64];
+        assert_eq!(forged.verify(&keys, None), Err(FeedError::Signature));
+        let other = Message::Heartbeat(Heartbeat { tenant: "other".parse().unwrap(), ..fixture::heartbeat(fixture::UTC) });
+        assert!(matches!(SignedMessage::sign(&other, &fixture::feed_key()).verify(&keys, None), Err(FeedError::Tenant { .. })));
+    }
+
+    #[test]
+    fn the_longest_message_fits_and_one_more_byte_does_not() {
+        let keys = fixture::key_list(1, &[]);
+        let of = |n| {
+            let items = vec![(1, Item::Unknown { kind: 9, body: vec![0; n] })];
+            Message::Batch(Batch { tenant: fixture::tenant(), epoch: 1, seq: 1, prev: [0; 32], issued: fixture::UTC, items })
+        };
+        let empty = SignedMessage::sign(&of(MAX_MESSAGE_BYTES / 2), &fixture::feed_key()).to_bytes().len() - MAX_MESSAGE_BYTES / 2;
+        let fits = SignedMessage::sign(&of(MAX_MESSAGE_BYTES - empty), &fixture::feed_key()).to_bytes();
+        assert_eq!(fits.len(), MAX_MESSAGE_BYTES);
+        assert!(SignedMessage::from_bytes(&fits).unwrap().verify(&keys, None).is_ok());
+        assert!(SignedMessage::from_bytes(&SignedMessage::sign(&of(MAX_MESSAGE_BYTES - empty + 1), &fixture::feed_key()).to_bytes()).is_err());
+    }
+}

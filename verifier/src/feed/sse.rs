@@ -1,0 +1,578 @@
+//! The feed over HTTP: one event stream, the tail, and one pull for all decisions (`spec/feed.md`, transport).
+//!
+//! Needs a tokio runtime. Whatever the network does, the worst outcome is a stale view.
+
+mod events;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::message::{FeedError, MAX_MESSAGE_BYTES};
+use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
+use crate::ids::{BootTime, Clock};
+use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
+use crate::revocation::{KeyListStays, RevocationView as _, View};
+use crate::wire::{Canonical as _, Malformed};
+use events::EventReader;
+
+/// What a [`FeedClient`] needs. The tenant is the view's.
+pub struct FeedConfig {
+    /// Base URL of the authority, as the trust file has it; `/v1/...` is appended.
+    pub authority: String,
+    /// The HTTP client; [`http_client`] makes a fitting one.
+    pub http: reqwest::Client,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Who signs key lists.
+    pub anchors: Anchors,
+    /// For nonces and jitter; from the operating system in production.
+    pub rng: Mutex<Box<dyn rand::RngCore + Send>>,
+    /// The shortest freshness bound of the tool: without a stream the view is pulled twice as often, at most 20 times a second.
+    pub bound: Duration,
+    /// When the stream is opened anew, with a new nonce, before the old one ends. 20 s by the protocol.
+    pub reopen_every: Duration,
+    /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
+    pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
+    pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
+}
+
+impl FeedConfig {
+    /// The machine's clock, the operating system's randomness, 150 ms, 20 s, no sign-in, alarms unheard.
+    pub fn new(authority: impl Into<String>, anchors: Anchors, http: reqwest::Client) -> Self {
+        use rand::SeedableRng as _;
+        Self {
+            authority: authority.into(),
+            http,
+            clock: Arc::new(crate::ids::SystemClock),
+            anchors,
+            rng: Mutex::new(Box::new(rand::rngs::StdRng::from_os_rng())),
+            bound: Duration::from_millis(150),
+            reopen_every: Duration::from_secs(20),
+            sign_in: None,
+            on_alarm: Box::new(|_| {}),
+        }
+    }
+}
+
+/// An HTTP client with what the feed wants: TCP_NODELAY, connections within 1 s, no redirects.
+///
+/// A process-wide rustls provider must have been installed before.
+pub fn http_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().tcp_nodelay(true).connect_timeout(Duration::from_secs(1)).redirect(reqwest::redirect::Policy::none()).build()
+}
+
+/// How a client is doing.
+#[derive(Debug, Clone)]
+pub struct FeedStatus {
+    /// Epoch, number and hash up to which everything is applied.
+    pub watermark: (u64, u64, [u8; 32]),
+    /// Streams that have answered; 2 for an instant while one replaces the other.
+    pub streams: usize,
+    /// Pulls begun.
+    pub pulls: u64,
+    /// Counts of the state machine.
+    pub counters: FeedCounters,
+    /// What last went wrong, as one sentence without secrets.
+    pub last_error: Option<String>,
+}
+
+/// Keeps a [`View`] fresh until it is dropped.
+pub struct FeedClient {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    config: FeedConfig,
+    base: String,
+    view: Arc<View>,
+    state: Mutex<FeedState>,
+    pulls: Mutex<Pulls>,
+    /// One walk of the tail, or fetch of the key list, at a time.
+    following: tokio::sync::Mutex<()>,
+    follower_spawned: AtomicBool,
+    streams: AtomicUsize,
+    last_error: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Pulls {
+    /// The newest, when it was to start, and whether it has ended.
+    newest: Option<(BootTime, watch::Receiver<bool>)>,
+    begun: u64,
+    failures: u32,
+    /// Not before then, unless a decision asks.
+    retry_at: BootTime,
+}
+
+impl FeedClient {
+    /// Starts following the feed of the view's tenant. The view is stale until the first answer is here.
+    ///
+    /// One client per view: it is the view's only writer.
+    pub fn start(config: FeedConfig, view: Arc<View>) -> Self {
+        let shared = Arc::new(Shared {
+            base: config.authority.trim_end_matches('/').to_owned(),
+            state: Mutex::new(FeedState::new(Arc::clone(&view))),
+            view,
+            config,
+            pulls: Mutex::default(),
+            following: tokio::sync::Mutex::new(()),
+            follower_spawned: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            last_error: Mutex::new(None),
+        });
+        let tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        Self { shared, tasks }
+    }
+
+    /// The view it keeps fresh.
+    pub fn view(&self) -> &Arc<View> {
+        &self.shared.view
+    }
+
+    /// One pull for all who ask at once: returns when it is done, tail and all, and after 150 ms at the latest. Then decide again.
+    ///
+    /// Cancel at will: the pull goes on for the others.
+    pub async fn refresh(&self) {
+        let mut ended = self.shared.start_pull();
+        // Late or failed makes no difference here: the next decision says `stale`.
+        let _ = timeout(PULL_WAIT, ended.wait_for(|ended| *ended)).await;
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> FeedStatus {
+        let (watermark, counters) = {
+            let state = self.shared.state();
+            (state.watermark(), state.counters())
+        };
+        FeedStatus {
+            watermark,
+            counters,
+            streams: self.shared.streams.load(Ordering::Relaxed),
+            pulls: lock(&self.shared.pulls).begun,
+            last_error: lock(&self.shared.last_error).clone(),
+        }
+    }
+}
+
+impl Drop for FeedClient {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for FeedClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FeedClient").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// Why something could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("feed request failed: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("answer is not the documented JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("expected base64url without padding")]
+    Base64(#[from] base64::DecodeError),
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    KeyList(#[from] KeyListError),
+    #[error(transparent)]
+    KeyListStays(#[from] KeyListStays),
+    #[error("{0}")]
+    Broken(&'static str),
+}
+
+/// Opens streams without end, each before the one it replaces is closed.
+async fn keep_stream(shared: Arc<Shared>) {
+    let mut current: Option<AbortOnDrop> = None;
+    let mut failures = 0;
+    loop {
+        let (ready, is_ready) = oneshot::channel();
+        let reader = Arc::clone(&shared);
+        let mut next = AbortOnDrop(tokio::spawn(async move {
+            if let Err(error) = reader.read_stream(ready).await {
+                reader.note(&error);
+            }
+        }));
+        if timeout(OPEN_WAIT, is_ready).await.is_ok_and(|r| r.is_ok()) {
+            // Ends the old one: break after make.
+            drop(current.take());
+            let opened = shared.config.clock.boot();
+            if timeout(shared.config.reopen_every, &mut next.0).await.is_err() {
+                current = Some(next);
+                failures = 0;
+                continue;
+            }
+            // One that answers and ends at once is no better than one that fails.
+            if shared.config.clock.boot().micros_since(opened) > STEADY_US {
+                failures = 0;
+            }
+        } else {
+            drop(next);
+        }
+        failures += 1;
+        sleep(shared.backoff(failures)).await;
+    }
+}
+
+/// Looks at the clocks every 25 ms, and pulls where the stream falls silent or is not there.
+async fn watch_over(shared: Arc<Shared>) {
+    loop {
+        sleep(TICK).await;
+        let (now, wall) = (shared.config.clock.boot(), shared.config.clock.wall());
+        let (need, heard, alarms) = {
+            let mut state = shared.state();
+            (state.tick(now, wall), state.last_heard(), state.take_alarms())
+        };
+        shared.report(&alarms);
+        if shared.view.is_stuck() {
+            continue;
+        }
+        let bound = micros(shared.config.bound);
+        // With a stream, one lost beat is forgiven; without, two pulls fit into the bound.
+        let patience = if shared.streams.load(Ordering::Relaxed) > 0 { SILENCE_US } else { bound / 2 };
+        let silent = heard.is_none_or(|h| now.micros_since(h) > patience);
+        let stale = shared.view.fresh_as_of().is_none_or(|f| now.micros_since(f) > bound);
+        if need == Need::Pull || ((silent || stale) && now >= lock(&shared.pulls).retry_at) {
+            drop(shared.start_pull());
+        }
+    }
+}
+
+impl Shared {
+    /// The pull that whoever asks now may wait for.
+    fn start_pull(self: &Arc<Self>) -> watch::Receiver<bool> {
+        let now = self.config.clock.boot();
+        let mut pulls = lock(&self.pulls);
+        let mut wait = 0;
+        if let Some((started, ended)) = &pulls.newest {
+            // A pull is fresh as of its start: one that began long ago answers for little.
+            if !*ended.borrow() && now.micros_since(*started) < SHARED_FOR_US {
+                return ended.clone();
+            }
+            wait = started.plus_micros(PULL_GAP_US).micros_since(now);
+        }
+        let (end, ended) = watch::channel(false);
+        pulls.newest = Some((now.plus_micros(wait), ended.clone()));
+        pulls.begun += 1;
+        drop(pulls);
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(Duration::from_micros(wait)).await;
+            let result = shared.pull().await;
+            let mut pulls = lock(&shared.pulls);
+            match result {
+                Ok(()) => (pulls.failures, pulls.retry_at) = (0, BootTime(0)),
+                Err(error) => {
+                    pulls.failures = pulls.failures.saturating_add(1);
+                    pulls.retry_at = shared.config.clock.boot().plus_micros(micros(shared.backoff(pulls.failures)));
+                    shared.note(&error);
+                }
+            }
+            drop(pulls);
+            let _ = end.send(true);
+        });
+        ended
+    }
+
+    async fn pull(self: &Arc<Self>) -> Result<(), FetchError> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            message: String,
+        }
+        let nonce = self.ask();
+        let body = self.get("/v1/feed/head", &[("nonce", hex::encode(nonce))], MAX_HEAD_BYTES).await?;
+        let head: Head = serde_json::from_slice(&body)?;
+        let need = match self.receive(&BASE64_URL_SAFE_NO_PAD.decode(head.message)?) {
+            Err(FeedError::UnknownKey { .. }) => Need::KeyList,
+            need => need?,
+        };
+        if self.state().awaits(&nonce) && need == Need::Nothing {
+            return Err(FetchError::Broken("expected the answer to the nonce asked"));
+        }
+        self.follow(need).await
+    }
+
+    async fn read_stream(self: &Arc<Self>, ready: oneshot::Sender<()>) -> Result<(), FetchError> {
+        let nonce = self.ask();
+        let mut response = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream").send().await?.error_for_status()?;
+        let is_events = response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+        if !is_events {
+            return Err(FetchError::Broken("expected content type `text/event-stream`"));
+        }
+        let mut ready = Some(ready);
+        let mut up = None;
+        let mut events = EventReader::new(MAX_EVENT_BYTES);
+        let mut refused = 0;
+        // Silence is the watchdog's matter first; a stream that stays silent is not worth keeping.
+        while let Some(chunk) = timeout(STREAM_WAIT, response.chunk()).await.map_err(|_| FetchError::Broken("stream fell silent"))?? {
+            for data in events.push(&chunk).ok_or(FetchError::TooLong(MAX_EVENT_BYTES))? {
+                let result = BASE64_URL_SAFE_NO_PAD.decode(data).map_err(FetchError::from).and_then(|bytes| Ok(self.receive(&bytes)?));
+                match result {
+                    Ok(need) => self.follow_soon(need),
+                    Err(error) => {
+                        if matches!(error, FetchError::Feed(FeedError::UnknownKey { .. })) {
+                            self.follow_soon(Need::KeyList);
+                        }
+                        refused += 1;
+                        if refused > MAX_REFUSED {
+                            return Err(error);
+                        }
+                        self.note(&error);
+                    }
+                }
+                if let Some(ready) = ready.take() {
+                    if self.state().awaits(&nonce) {
+                        return Err(FetchError::Broken("expected the first event to answer the nonce"));
+                    }
+                    up = Some(Up::new(Arc::clone(self)));
+                    let _ = ready.send(());
+                }
+            }
+        }
+        drop(up);
+        Err(FetchError::Broken("stream ended"))
+    }
+
+    /// Fetches what is needed in the background, if nobody is at it. If this comes to nothing, the next heartbeat asks again.
+    fn follow_soon(self: &Arc<Self>, need: Need) {
+        match need {
+            Need::Nothing => {}
+            Need::Pull => drop(self.start_pull()),
+            Need::Tail { .. } | Need::KeyList => {
+                if self.follower_spawned.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+                let shared = Arc::clone(self);
+                tokio::spawn(async move {
+                    let result = shared.follow(need).await;
+                    if let Err(error) = result {
+                        shared.note(&error);
+                        sleep(FOLLOW_GAP).await;
+                    }
+                    shared.follower_spawned.store(false, Ordering::Release);
+                });
+            }
+        }
+    }
+
+    /// Fetches until nothing is needed.
+    async fn follow(self: &Arc<Self>, mut need: Need) -> Result<(), FetchError> {
+        if need == Need::Nothing {
+            return Ok(());
+        }
+        let _alone = self.following.lock().await;
+        if matches!(need, Need::Tail { .. }) && need != self.state().tail() {
+            // Another was here meanwhile; heartbeats that waited for the tail have been settled with it.
+            return Ok(());
+        }
+        for _ in 0..MAX_PAGES {
+            need = match need {
+                Need::Nothing => return Ok(()),
+                Need::Pull => {
+                    drop(self.start_pull());
+                    return Ok(());
+                }
+                Need::KeyList => self.fetch_key_list().await?,
+                Need::Tail { epoch, from_seq } => self.fetch_tail(epoch, from_seq).await?,
+            };
+        }
+        Err(FetchError::Broken("feed did not come to an end of its tail"))
+    }
+
+    async fn fetch_tail(&self, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
+        #[derive(serde::Deserialize)]
+        struct Tail {
+            messages: Vec<String>,
+            more: bool,
+        }
+        let query = [("epoch", epoch.to_string()), ("from", from_seq.to_string())];
+        let tail: Tail = serde_json::from_slice(&self.get("/v1/feed/tail", &query, MAX_TAIL_BYTES).await?)?;
+        let before = self.state().watermark();
+        let mut need = Need::Nothing;
+        for message in &tail.messages {
+            need = self.receive(&BASE64_URL_SAFE_NO_PAD.decode(message)?)?;
+        }
+        let (after, next) = {
+            let state = self.state();
+            (state.watermark(), state.tail())
+        };
+        if tail.more && matches!(need, Need::Nothing) {
+            need = next;
+        }
+        if after == before && matches!(need, Need::Tail { .. }) {
+            return Err(FetchError::Broken("tail brought nothing new"));
+        }
+        Ok(need)
+    }
+
+    async fn fetch_key_list(&self) -> Result<Need, FetchError> {
+        #[derive(serde::Deserialize)]
+        struct Keys {
+            key_list: String,
+        }
+        let keys: Keys = serde_json::from_slice(&self.get("/v1/keys", &[], MAX_KEYS_BYTES).await?)?;
+        let list = UnverifiedKeyList::from_bytes(&BASE64_URL_SAFE_NO_PAD.decode(keys.key_list)?)?;
+        // What the authority serves is believed for the anchors' signatures alone.
+        let list = self.config.anchors.accept(&list, self.view.tenant())?;
+        let now = self.config.clock.boot();
+        let (result, alarms) = {
+            let mut state = self.state();
+            (state.accept_key_list(list, now), state.take_alarms())
+        };
+        self.report(&alarms);
+        match result? {
+            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
+            need => Ok(need),
+        }
+    }
+
+    fn receive(&self, bytes: &[u8]) -> Result<Need, FeedError> {
+        let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
+        let (result, alarms) = {
+            let mut state = self.state();
+            (state.receive(bytes, now, wall), state.take_alarms())
+        };
+        self.report(&alarms);
+        result
+    }
+
+    /// The clock is read inside: right before the request is sent (F11).
+    fn ask(&self) -> Nonce {
+        let mut rng = lock(&self.config.rng);
+        self.state().ask(self.config.clock.boot(), &mut **rng)
+    }
+
+    fn request(&self, path: &str, query: &[(&str, String)]) -> reqwest::RequestBuilder {
+        let mut request = self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query);
+        if let Some(sign_in) = &self.config.sign_in {
+            request = request.header("procura-verifier", sign_in());
+        }
+        request
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
+        let mut response = self.request(path, query).timeout(FETCH_WAIT).send().await?.error_for_status()?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > max {
+                return Err(FetchError::TooLong(max));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn state(&self) -> MutexGuard<'_, FeedState> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // A panic left the state half written: nothing may be published from it again.
+            self.view.stick();
+            poisoned.into_inner()
+        })
+    }
+
+    fn report(&self, alarms: &[Alarm]) {
+        for alarm in alarms {
+            (self.config.on_alarm)(alarm);
+        }
+    }
+
+    fn note(&self, error: &FetchError) {
+        let sentence = match error {
+            // The URL holds the nonce, and says nothing new.
+            FetchError::Http(e) if e.is_timeout() => "feed request timed out".to_owned(),
+            FetchError::Http(e) if e.is_connect() => "feed connection failed".to_owned(),
+            FetchError::Http(e) => match e.status() {
+                Some(status) => format!("feed request answered with status {}", status.as_u16()),
+                None => "feed request broke off".to_owned(),
+            },
+            other => other.to_string(),
+        };
+        *lock(&self.last_error) = Some(sentence);
+    }
+
+    /// 50 ms doubling to 1 s, and of that between half and all.
+    fn backoff(&self, failures: u32) -> Duration {
+        let most = BACKOFF_MS.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BACKOFF_MS);
+        let jitter = u64::from(lock(&self.config.rng).next_u32()) % (most / 2 + 1);
+        Duration::from_millis(most / 2 + jitter)
+    }
+}
+
+/// Counts a stream while it is up.
+struct Up(Arc<Shared>);
+
+impl Up {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// For what is replaced as a whole: a panic elsewhere leaves no half of it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+const TICK: Duration = Duration::from_millis(25);
+/// Two beats and some: the pull that follows lands about when the view would be stale.
+const SILENCE_US: u64 = 100_000;
+const PULL_WAIT: Duration = Duration::from_millis(150);
+/// Half the bound: who joins a pull later than that had better start one.
+const SHARED_FOR_US: u64 = 75_000;
+/// 20 a second.
+const PULL_GAP_US: u64 = 50_000;
+const FETCH_WAIT: Duration = Duration::from_secs(1);
+const OPEN_WAIT: Duration = Duration::from_secs(2);
+const STREAM_WAIT: Duration = Duration::from_secs(2);
+const STEADY_US: u64 = 1_000_000;
+const FOLLOW_GAP: Duration = Duration::from_millis(50);
+const BACKOFF_MS: u64 = 50;
+const MAX_BACKOFF_MS: u64 = 1000;
+/// Bad messages after which a stream is given up.
+const MAX_REFUSED: u32 = 16;
+/// A walk from the start of a long feed; the next heartbeat goes on where it stopped.
+const MAX_PAGES: usize = 10_000;
+/// Base64 of the longest message.
+const MAX_EVENT_BYTES: usize = MAX_MESSAGE_BYTES.div_ceil(3) * 4;
+const MAX_HEAD_BYTES: usize = MAX_EVENT_BYTES + 1024;
+const MAX_TAIL_BYTES: usize = 8 * 1024 * 1024;
+const MAX_KEYS_BYTES: usize = 256 * 1024;

@@ -1,0 +1,573 @@
+//! What a verifier makes of the feed: bytes and clock readings in, what to fetch next out (`spec/feed.md`, F4 to F13). No I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::clock::{ClockMap, PauseWatch};
+use super::message::{Batch, EpochStart, FeedError, Heartbeat, Message, SignedMessage, genesis_hash};
+use crate::ids::{BootTime, Key, UtcMillis};
+use crate::key_list::{KeyList, KeyUse};
+use crate::receipt::Relied;
+use crate::revocation::{KeyListStays, RevocationView as _, View};
+use crate::wire::Canonical as _;
+
+/// What a verifier asks an authority's replica to sign over.
+pub type Nonce = [u8; 16];
+
+/// What is to be fetched before the view can be fresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// The messages from here on, across epochs. After a fork these are all there are.
+    Tail {
+        /// The epoch.
+        epoch: u64,
+        /// The first number wanted. The start of a later epoch stands as its number 0.
+        from_seq: u64,
+    },
+    /// The key list: a newer one exists.
+    KeyList,
+    /// An answer to a nonce of our own.
+    Pull,
+}
+
+/// Something that people should hear of. Never holds anything back: what it means for decisions has been done already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Alarm {
+    /// `feed fork`: two histories were signed. Everything ever applied is kept; the feed is read again from its start.
+    Fork {
+        /// The epoch.
+        epoch: u64,
+        /// The number where they differ, or where the shorter one ends.
+        seq: u64,
+    },
+    /// `feed loss`: a new epoch begins below what this verifier holds. Its items stay applied here; the authority lost them.
+    Loss {
+        /// The epoch that was cut.
+        epoch: u64,
+        /// The first number that the authority no longer has.
+        from_seq: u64,
+    },
+    /// `clock`: an authority clock runs ahead; no freshness from it until a signed epoch start confirms it.
+    Clock {
+        /// What the heartbeat said.
+        said: UtcMillis,
+        /// What was known.
+        known: UtcMillis,
+    },
+    /// `unreadable`: a feed key signed what this version cannot read. Stale until newer code runs.
+    Unreadable,
+    /// `paused`: the machine stood still, was restored, or its clock was set. A new replay challenge is due.
+    Paused,
+    /// `key list`: anchors signed two lists under one version, or a replica names one that differs.
+    KeyList {
+        /// The version.
+        version: u64,
+    },
+}
+
+/// Counts since the start, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FeedCounters {
+    /// Messages that came in.
+    pub received: u64,
+    /// Of these: dropped before their signature was looked at, as already known.
+    pub duplicates: u64,
+    /// Refused: not a message, by no feed key, or badly signed.
+    pub refused: u64,
+    /// Batches applied.
+    pub batches: u64,
+    /// Items in them.
+    pub items: u64,
+    /// Heartbeats verified.
+    pub heartbeats: u64,
+    /// Of these: of a clock that is not mapped.
+    pub unmapped: u64,
+    /// Times that freshness was published.
+    pub published: u64,
+    /// Forks found.
+    pub forks: u64,
+    /// Pauses noticed.
+    pub pauses: u64,
+    /// Out-of-order batches whose place was not remembered, for want of room: the tail brings them again.
+    pub overflows: u64,
+}
+
+/// The one writer of a [`View`]. Feed everything that arrives to [`Self::receive`], whatever path it came by.
+#[derive(Debug)]
+pub struct FeedState {
+    view: Arc<View>,
+    epoch: u64,
+    /// When this epoch was entered.
+    entered: BootTime,
+    /// Number of the first of `chain`.
+    base: u64,
+    /// The newest contiguous messages; the last is the watermark. Never empty but for an instant.
+    chain: VecDeque<Link>,
+    /// Messages of this epoch above the watermark. Their items are applied already.
+    ahead: BTreeMap<u64, Ahead>,
+    next: Option<(EpochStart, [u8; 32])>,
+    /// Heartbeats that wait for the tail, or for a key list.
+    waiting: VecDeque<Beat>,
+    wanted_list: Option<WantedList>,
+    clocks: ClockMap,
+    watch: PauseWatch,
+    nonces: VecDeque<(Nonce, BootTime)>,
+    heard: Option<BootTime>,
+    collected: BootTime,
+    clock_alarm: bool,
+    alarms: Vec<Alarm>,
+    counters: FeedCounters,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    hash: [u8; 32],
+    /// When it was known here, with all before it.
+    reached: BootTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ahead {
+    prev: [u8; 32],
+    hash: [u8; 32],
+}
+
+/// What is left of a heartbeat once its clock is mapped.
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    fresh: BootTime,
+    epoch: u64,
+    seq: u64,
+    hash: [u8; 32],
+    utc: UtcMillis,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct WantedList {
+    version: u64,
+    hash: [u8; 32],
+    said_by: Key,
+}
+
+impl FeedState {
+    /// The state before the first message: at the start of epoch 1.
+    pub fn new(view: Arc<View>) -> Self {
+        let mut state = Self {
+            view,
+            epoch: 1,
+            entered: BootTime(0),
+            base: 0,
+            chain: VecDeque::new(),
+            ahead: BTreeMap::new(),
+            next: None,
+            waiting: VecDeque::new(),
+            wanted_list: None,
+            clocks: ClockMap::default(),
+            watch: PauseWatch::default(),
+            nonces: VecDeque::new(),
+            heard: None,
+            collected: BootTime(0),
+            clock_alarm: false,
+            alarms: Vec::new(),
+            counters: FeedCounters::default(),
+        };
+        state.restart(BootTime(0));
+        state
+    }
+
+    /// The view it writes.
+    pub const fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The watermark: epoch, number and hash up to which everything is applied.
+    pub fn watermark(&self) -> (u64, u64, [u8; 32]) {
+        let hash = self.chain.back().map_or([0; 32], |l| l.hash);
+        (self.epoch, self.seq(), hash)
+    }
+
+    /// The tail from the watermark on.
+    pub fn tail(&self) -> Need {
+        Need::Tail { epoch: self.epoch, from_seq: self.seq().saturating_add(1) }
+    }
+
+    /// When a heartbeat of a mapped clock last came in.
+    pub const fn last_heard(&self) -> Option<BootTime> {
+        self.heard
+    }
+
+    /// Counts since the start.
+    pub const fn counters(&self) -> FeedCounters {
+        self.counters
+    }
+
+    /// The alarms since the last call; at most 64 are kept.
+    pub fn take_alarms(&mut self) -> Vec<Alarm> {
+        std::mem::take(&mut self.alarms)
+    }
+
+    /// Draws a nonce and notes `now` as the instant its request leaves: call it right before sending (F11). The newest 64 are kept.
+    pub fn ask(&mut self, now: BootTime, rng: &mut (impl rand::RngCore + ?Sized)) -> Nonce {
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        if self.nonces.len() == MAX_ASKED {
+            self.nonces.pop_front();
+        }
+        self.nonces.push_back((nonce, now));
+        nonce
+    }
+
+    /// True while no answer to this nonce has come.
+    pub fn awaits(&self, nonce: &Nonce) -> bool {
+        self.nonces.iter().any(|(asked, _)| asked == nonce)
+    }
+
+    /// Looks at the clocks and collects what has expired. To be called every few hundred milliseconds, at least once a second.
+    pub fn tick(&mut self, now: BootTime, wall: UtcMillis) -> Need {
+        if now.micros_since(self.collected) >= COLLECT_EVERY_US {
+            self.collected = now;
+            self.view.collect(now);
+        }
+        if !self.watch.paused(now, wall) {
+            return Need::Nothing;
+        }
+        // F13: what was fresh before the pause is not known to be so after it, however little time the boot clock saw pass.
+        self.view.fence();
+        self.clocks.clear();
+        self.nonces.clear();
+        self.waiting.clear();
+        self.counters.pauses += 1;
+        self.alarm(Alarm::Paused);
+        Need::Pull
+    }
+
+    /// Takes one signed message, in any order, from any path. `now` and `wall` are read after its last byte arrived.
+    ///
+    /// An error concerns this message alone and changes nothing, but for [`FeedError::Unreadable`], which leaves the view stale.
+    pub fn receive(&mut self, bytes: &[u8], now: BootTime, wall: UtcMillis) -> Result<Need, FeedError> {
+        let paused = self.tick(now, wall);
+        self.counters.received += 1;
+        let need = self.take(bytes, now).inspect_err(|_| self.counters.refused += 1)?;
+        Ok(if paused == Need::Nothing { need } else { paused })
+    }
+
+    /// Takes a key list that the anchors signed.
+    pub fn accept_key_list(&mut self, list: KeyList, now: BootTime) -> Result<Need, KeyListStays> {
+        let before = self.view.key_list();
+        if let Err(error) = self.view.replace_key_list(list) {
+            if let KeyListStays::Differs { version } = error {
+                self.alarm(Alarm::KeyList { version });
+            }
+            return Err(error);
+        }
+        let keys = self.view.key_list();
+        let mut need = Need::Nothing;
+        if before.of(KeyUse::Feed).any(|k| keys.is_dead(&k.key)) {
+            // Whoever had that key could fake freshness: what rests on it ends now.
+            self.view.fence();
+            self.clocks.clear();
+            self.waiting.clear();
+            need = Need::Pull;
+        }
+        if self.wanted_list.is_some_and(|w| keys.find(KeyUse::Feed, &w.said_by).is_none()) {
+            self.wanted_list = None;
+        }
+        let settled = self.settle(now);
+        Ok(if settled == Need::Nothing { need } else { settled })
+    }
+
+    fn take(&mut self, bytes: &[u8], now: BootTime) -> Result<Need, FeedError> {
+        let signed = SignedMessage::from_bytes(bytes)?;
+        let keys = self.view.key_list();
+        // F4: what nobody vouches for yet is used to drop, never to believe. Cheaper than a signature by a factor of 50.
+        if keys.find(KeyUse::Feed, signed.claimed_key()).is_none() {
+            return Err(FeedError::UnknownKey { key: *signed.claimed_key() });
+        }
+        let hash = signed.hash();
+        if self.is_known(&signed, &hash) {
+            self.counters.duplicates += 1;
+            return Ok(Need::Nothing);
+        }
+        match signed.verify(&keys, self.view.utc(now)) {
+            Ok(Message::Batch(batch)) => Ok(self.batch(&batch, hash, now)),
+            Ok(Message::Heartbeat(beat)) => Ok(self.heartbeat(&beat, *signed.claimed_key(), now)),
+            Ok(Message::EpochStart(start)) => Ok(self.epoch_start(start, hash, now)),
+            Err(error) => {
+                if matches!(error, FeedError::Unreadable(_)) {
+                    self.view.stick();
+                    self.alarm(Alarm::Unreadable);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn is_known(&self, signed: &SignedMessage, hash: &[u8; 32]) -> bool {
+        match Message::from_bytes(signed.unverified_payload()) {
+            Ok(Message::Batch(b)) => {
+                b.epoch == self.epoch && (self.link(b.seq).is_some_and(|l| l.hash == *hash) || self.ahead.get(&b.seq).is_some_and(|a| a.hash == *hash))
+            }
+            Ok(Message::Heartbeat(h)) => {
+                self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice()))
+            }
+            Ok(Message::EpochStart(_)) | Err(_) => false,
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch, hash: [u8; 32], now: BootTime) -> Need {
+        // F5: first of all the items, wherever the message stands. What is signed as revoked is revoked.
+        self.view.apply(batch.seq, &batch.items);
+        if self.view.is_stuck() {
+            self.alarm(Alarm::Unreadable);
+        }
+        self.counters.batches += 1;
+        self.counters.items += batch.items.len() as u64;
+        if batch.epoch != self.epoch {
+            return if batch.epoch > self.epoch { self.tail() } else { Need::Nothing };
+        }
+        let this = Ahead { prev: batch.prev, hash };
+        if batch.seq <= self.seq() {
+            return if self.link(batch.seq).is_some_and(|l| l.hash != hash) { self.fork(batch.seq, now) } else { Need::Nothing };
+        }
+        if self.ahead.get(&batch.seq).is_some_and(|a| *a != this) {
+            return self.fork(batch.seq, now);
+        }
+        self.ahead.insert(batch.seq, this);
+        if self.ahead.len() > MAX_AHEAD {
+            self.ahead.pop_last();
+            self.counters.overflows += 1;
+        }
+        self.advance(now)
+    }
+
+    fn epoch_start(&mut self, start: EpochStart, hash: [u8; 32], now: BootTime) -> Need {
+        if start.epoch <= self.epoch {
+            let again = start.epoch == self.epoch;
+            return if again && self.link(0).is_some_and(|l| l.hash != hash) { self.fork(0, now) } else { Need::Nothing };
+        }
+        if start.prev_epoch != self.epoch {
+            return self.tail();
+        }
+        self.next = Some((start, hash));
+        self.advance(now)
+    }
+
+    /// Moves the watermark over everything contiguous (F6), into the next epoch where that begins.
+    fn advance(&mut self, now: BootTime) -> Need {
+        loop {
+            let (_, seq, hash) = self.watermark();
+            if let Some((start, start_hash)) = self.next.take_if(|(s, _)| s.last_seq <= seq) {
+                match self.link(start.last_seq) {
+                    Some(link) if link.hash == start.last_hash => self.enter(&start, start_hash, now),
+                    // Either another history than the new epoch grew from, or too long ago to tell: read all of it again.
+                    Some(_) => return self.fork(start.last_seq, now),
+                    None => {
+                        self.restart(now);
+                        return self.tail();
+                    }
+                }
+                continue;
+            }
+            let Some(link) = self.ahead.remove(&seq.saturating_add(1)) else { break };
+            if link.prev != hash {
+                return self.fork(seq.saturating_add(1), now);
+            }
+            self.push(link.hash, now);
+        }
+        let settled = self.settle(now);
+        if settled != Need::Nothing {
+            settled
+        } else if self.ahead.is_empty() && self.next.is_none() {
+            Need::Nothing
+        } else {
+            self.tail()
+        }
+    }
+
+    fn enter(&mut self, start: &EpochStart, hash: [u8; 32], now: BootTime) {
+        if start.last_seq < self.seq() {
+            self.alarm(Alarm::Loss { epoch: self.epoch, from_seq: start.last_seq.saturating_add(1) });
+        }
+        self.epoch = start.epoch;
+        self.entered = now;
+        self.base = 0;
+        self.chain.clear();
+        self.chain.push_back(Link { hash, reached: now });
+        self.ahead.clear();
+        self.view.confirm_utc(start.issued, now);
+        self.clock_alarm = false;
+    }
+
+    fn heartbeat(&mut self, h: &Heartbeat, key: Key, now: BootTime) -> Need {
+        self.counters.heartbeats += 1;
+        // F11: only an answer to our own nonce maps a clock.
+        self.nonces.retain(|(asked, left)| {
+            let answered = h.nonces.iter().any(|n| n == asked);
+            if answered {
+                self.clocks.map(h.clock, h.t_us, *left);
+            }
+            !answered
+        });
+        let Some(fresh) = self.clocks.fresh(h.clock, h.t_us, now) else {
+            self.counters.unmapped += 1;
+            // A hint that there is more, no more than that.
+            let more = h.epoch > self.epoch || (h.epoch == self.epoch && h.head_seq > self.seq());
+            return if more { self.tail() } else { Need::Nothing };
+        };
+        if !self.clocks.advance(h.clock, h.t_us) {
+            // An answer older than what this clock said since: it mapped the clock better, and that was all it could do.
+            return Need::Nothing;
+        }
+        self.heard = Some(now);
+
+        let keys = self.view.key_list();
+        let held = keys.payload().version;
+        if h.key_list_version > held || (h.key_list_version == held && h.key_list_hash != *keys.hash()) {
+            // F8: a key may be dead that this view still trusts.
+            if h.key_list_version == held {
+                self.alarm(Alarm::KeyList { version: held });
+            }
+            if self.wanted_list.is_none_or(|w| w.version <= h.key_list_version) {
+                self.wanted_list = Some(WantedList { version: h.key_list_version, hash: h.key_list_hash, said_by: key });
+            }
+            self.view.fence();
+        }
+        if !self.view.observe_utc(h.utc, now) {
+            if !self.clock_alarm {
+                self.clock_alarm = true;
+                let known = self.view.utc(now).unwrap_or_default();
+                self.alarm(Alarm::Clock { said: h.utc, known });
+            }
+            return Need::Nothing;
+        }
+        self.clock_alarm = false;
+        let beat = Beat { fresh, epoch: h.epoch, seq: h.head_seq, hash: h.head_hash, utc: h.utc };
+        self.judge(beat, now)
+    }
+
+    /// F7: the head at a moment, against what is known here.
+    fn judge(&mut self, beat: Beat, now: BootTime) -> Need {
+        let (epoch, seq, _) = self.watermark();
+        if beat.epoch < epoch {
+            // Taken after this epoch was known here: that authority has gone back.
+            return if beat.fresh >= self.entered { self.fork_in(beat.epoch, beat.seq, now) } else { Need::Nothing };
+        }
+        if beat.epoch > epoch || beat.seq > seq {
+            self.wait(beat);
+            return self.tail();
+        }
+        // Below the watermark is no fork while the heartbeat may be older than the batches above it; it is one as soon as it cannot.
+        let after = beat.seq.max(self.base.saturating_sub(1)).saturating_add(1);
+        let gone_back = beat.seq < seq && self.link(after).is_some_and(|l| l.reached <= beat.fresh);
+        let known = self.link(beat.seq).map(|l| l.hash);
+        if gone_back || known.is_some_and(|hash| hash != beat.hash) {
+            return self.fork(beat.seq, now);
+        }
+        if known.is_none() {
+            return Need::Nothing;
+        }
+        if self.list_is_behind() {
+            self.wait(beat);
+            return Need::KeyList;
+        }
+        self.view.publish(beat.fresh, Relied { epoch: beat.epoch, seq: beat.seq, hash: beat.hash, utc: beat.utc });
+        self.counters.published += 1;
+        Need::Nothing
+    }
+
+    /// Judges again what waited.
+    fn settle(&mut self, now: BootTime) -> Need {
+        let mut need = Need::Nothing;
+        for beat in std::mem::take(&mut self.waiting) {
+            let forks = self.counters.forks;
+            let next = self.judge(beat, now);
+            if self.counters.forks != forks {
+                return next;
+            }
+            if next != Need::Nothing {
+                need = next;
+            }
+        }
+        need
+    }
+
+    fn wait(&mut self, beat: Beat) {
+        // The oldest are settled first and the newest is worth most: what gives way is between them.
+        if self.waiting.len() == MAX_WAITING {
+            self.waiting.pop_back();
+        }
+        self.waiting.push_back(beat);
+    }
+
+    fn list_is_behind(&mut self) -> bool {
+        let Some(wanted) = self.wanted_list else { return false };
+        let keys = self.view.key_list();
+        let held = keys.payload().version;
+        let behind = held < wanted.version || (held == wanted.version && *keys.hash() != wanted.hash);
+        if !behind {
+            self.wanted_list = None;
+        }
+        behind
+    }
+
+    fn fork(&mut self, seq: u64, now: BootTime) -> Need {
+        self.fork_in(self.epoch, seq, now)
+    }
+
+    /// Stale at once; nothing applied is taken back; the history is read again from its start (F7).
+    fn fork_in(&mut self, epoch: u64, seq: u64, now: BootTime) -> Need {
+        self.counters.forks += 1;
+        self.alarm(Alarm::Fork { epoch, seq });
+        self.view.fence();
+        self.restart(now);
+        self.tail()
+    }
+
+    fn restart(&mut self, now: BootTime) {
+        self.epoch = 1;
+        self.entered = now;
+        self.base = 0;
+        self.chain.clear();
+        self.chain.push_back(Link { hash: genesis_hash(self.view.tenant(), 1), reached: now });
+        self.ahead.clear();
+        self.next = None;
+        self.waiting.clear();
+    }
+
+    fn push(&mut self, hash: [u8; 32], now: BootTime) {
+        self.chain.push_back(Link { hash, reached: now });
+        if self.chain.len() > MAX_CHAIN {
+            self.chain.pop_front();
+            self.base = self.base.saturating_add(1);
+        }
+    }
+
+    fn seq(&self) -> u64 {
+        self.base.saturating_add((self.chain.len() as u64).saturating_sub(1))
+    }
+
+    fn link(&self, seq: u64) -> Option<&Link> {
+        self.chain.get(usize::try_from(seq.checked_sub(self.base)?).ok()?)
+    }
+
+    fn alarm(&mut self, alarm: Alarm) {
+        if self.alarms.len() < MAX_ALARMS && self.alarms.last() != Some(&alarm) {
+            self.alarms.push(alarm);
+        }
+    }
+}
+
+/// Requests under way at once.
+const MAX_ASKED: usize = 64;
+/// Hashes of the newest messages: at a message every 2 ms, eight seconds of late heartbeats.
+const MAX_CHAIN: usize = 4096;
+const MAX_AHEAD: usize = 4096;
+const MAX_WAITING: usize = 16;
+const MAX_ALARMS: usize = 64;
+const COLLECT_EVERY_US: u64 = 10_000_000;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
