@@ -13,4 +13,5 @@ pub mod secret;
 pub mod signer;
 pub mod store;
 pub mod strict_json;
+pub mod usecase;
 pub mod writer;

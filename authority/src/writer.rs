@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use procura_verifier::feed::message::Message;
-use procura_verifier::ids::{Clock, Tenant};
+use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use rand::RngCore;
@@ -96,7 +96,18 @@ pub struct Writer {
 
 struct Job {
     change: Change,
-    tell: oneshot::Sender<Result<Placed, WriteError>>,
+    tell: Tell,
+}
+
+type Tell = oneshot::Sender<Result<Written, WriteError>>;
+
+/// A change that is durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Where its leaves and items stand.
+    pub placed: Placed,
+    /// A reading of this process's boot-time clock right after COMMIT returned: what late allows are measured against.
+    pub committed: BootTime,
 }
 
 impl Writer {
@@ -116,14 +127,31 @@ impl Writer {
     /// Writes a change. On `Ok` it is durable and its feed message is on its way; on an error of its own nothing of it was written.
     ///
     /// A caller that goes away does not take its change back.
-    pub async fn submit(&self, change: Change) -> Result<Placed, WriteError> {
+    pub async fn submit(&self, change: Change) -> Result<Written, WriteError> {
+        self.enqueue(change)?.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Writes changes in this order, though not all at once: one may be refused or fail and the next not.
+    pub async fn submit_all(&self, changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
+        let told: Vec<_> = changes.into_iter().map(|c| self.enqueue(c)).collect();
+        let mut outcomes = Vec::with_capacity(told.len());
+        for told in told {
+            outcomes.push(match told {
+                Ok(told) => told.await.unwrap_or_else(|_| Err(stopped())),
+                Err(e) => Err(e),
+            });
+        }
+        outcomes
+    }
+
+    fn enqueue(&self, change: Change) -> Result<oneshot::Receiver<Result<Written, WriteError>>, WriteError> {
         let (tell, told) = oneshot::channel();
         let lane = if change.items.is_empty() { &self.routine } else { &self.urgent };
         lane.try_send(Job { change, tell }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => WriteError::Busy,
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })?;
-        told.await.unwrap_or_else(|_| Err(stopped()))
+        Ok(told)
     }
 
     /// The newest checkpoint that may be shown.
@@ -166,6 +194,7 @@ impl Task {
                     continue;
                 }
             };
+            let at = self.parts.clock.boot();
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts.pulse, &batch, &committed);
             let messages = self.sign_feed(&committed);
@@ -180,7 +209,7 @@ impl Task {
                 Err(e) => tracing::error!(error = %e, "checkpoint not released"),
                 Ok(()) => {}
             }
-            answer(waiting, committed.outcomes.into_iter().map(|o| o.map_err(WriteError::Refused)));
+            answer(waiting, committed.outcomes.into_iter().map(|o| o.map(|placed| Written { placed, committed: at }).map_err(WriteError::Refused)));
             self.parts.feed.publish(committed.head.feed.epoch, messages);
         }
     }
@@ -195,14 +224,22 @@ impl Task {
         };
         let mut urgent = Vec::new();
         let mut routine = Vec::new();
-        if first.change.items.is_empty() { routine.push(first) } else { urgent.push(first) }
+        if first.change.items.is_empty() {
+            routine.push(first)
+        } else {
+            urgent.push(first)
+        }
         // Callers that the last answers woke are about to ask again: one turn for them saves a transaction.
         tokio::task::yield_now().await;
-        while urgent.len() < MAX_URGENT_BATCH && let Ok(job) = self.from_urgent.try_recv() {
+        while urgent.len() < MAX_URGENT_BATCH
+            && let Ok(job) = self.from_urgent.try_recv()
+        {
             urgent.push(job);
         }
         let most = if urgent.is_empty() { MAX_BATCH } else { MAX_URGENT_BATCH };
-        while urgent.len() + routine.len() < most && let Ok(job) = self.from_routine.try_recv() {
+        while urgent.len() + routine.len() < most
+            && let Ok(job) = self.from_routine.try_recv()
+        {
             routine.push(job);
         }
         urgent.append(&mut routine);
@@ -273,7 +310,7 @@ fn note_key_list(pulse: &Pulse, batch: &Batch, committed: &Committed) {
     }
 }
 
-fn answer(waiting: Vec<oneshot::Sender<Result<Placed, WriteError>>>, answers: impl Iterator<Item = Result<Placed, WriteError>>) {
+fn answer(waiting: Vec<Tell>, answers: impl Iterator<Item = Result<Written, WriteError>>) {
     for (tell, answer) in waiting.into_iter().zip(answers) {
         // Whoever no longer waits has gone away; the change stands.
         let _ = tell.send(answer);

@@ -87,6 +87,7 @@ CREATE TABLE agent (
     name       TEXT NOT NULL,
     owner      BLOB NOT NULL CHECK (length(owner) = 16),
     state      TEXT NOT NULL CHECK (state IN ('active', 'suspended', 'retired')),
+    generation INTEGER NOT NULL CHECK (generation >= 0),
     created_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, id),
     UNIQUE (tenant, name)
@@ -127,6 +128,7 @@ CREATE TABLE token (
     delegation   BLOB NOT NULL,
     expires_secs INTEGER NOT NULL,
     ancestors    BLOB NOT NULL CHECK (length(ancestors) % 16 = 0),
+    revoked_ms   INTEGER,
     PRIMARY KEY (tenant, id),
     FOREIGN KEY (tenant, delegation) REFERENCES delegation (tenant, id)
 ) STRICT;

@@ -82,17 +82,11 @@ impl<C: Clock> AgentClient<C> {
         card_from_text(&answer.card)
     }
 
-    /// `private_key_jwt` (RFC 7523): audience is the issuer, one minute, used once.
     fn add_assertion(&self, body: &mut serde_json::Value, rng: &mut impl CryptoRng) {
-        let mut jti = [0; 16];
-        rng.fill_bytes(&mut jti);
-        let now = self.clock.wall().secs();
-        let claims = serde_json::json!({ "iss": self.agent, "sub": self.agent, "aud": self.authority, "iat": now, "exp": now + 60, "jti": BASE64.encode(jti) });
-        let signed = format!("{}.{}", BASE64.encode(br#"{"alg":"EdDSA","typ":"JWT"}"#), BASE64.encode(claims.to_string()));
-        let signature = BASE64.encode(self.key.sign(signed.as_bytes()).to_bytes());
+        let signed = assertion(&self.authority, self.agent, &self.key, &self.clock, rng);
         if let Some(body) = body.as_object_mut() {
             body.insert("client_assertion_type".into(), "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".into());
-            body.insert("client_assertion".into(), format!("{signed}.{signature}").into());
+            body.insert("client_assertion".into(), signed.into());
         }
     }
 
@@ -106,6 +100,17 @@ impl<C: Clock> AgentClient<C> {
         let refused: Refused = serde_json::from_slice(&bytes).map_err(|_| ClientError::Unexpected(format!("status {status} without an error body")))?;
         Err(ClientError::Refused { status: status.as_u16(), code: refused.code, message: refused.message })
     }
+}
+
+/// `private_key_jwt` (RFC 7523): audience is the issuer, one minute, used once.
+pub fn assertion(authority: &str, agent: AgentId, key: &SigningKey, clock: &impl Clock, rng: &mut impl CryptoRng) -> String {
+    let mut jti = [0; 16];
+    rng.fill_bytes(&mut jti);
+    let now = clock.wall().secs();
+    let claims = serde_json::json!({ "iss": agent, "sub": agent, "aud": authority, "iat": now, "exp": now + 60, "jti": BASE64.encode(jti) });
+    let signed = format!("{}.{}", BASE64.encode(br#"{"alg":"EdDSA","typ":"JWT"}"#), BASE64.encode(claims.to_string()));
+    let signature = BASE64.encode(key.sign(signed.as_bytes()).to_bytes());
+    format!("{signed}.{signature}")
 }
 
 /// A card from its text form, Base64url without padding.
@@ -131,4 +136,42 @@ pub(crate) struct Carded {
 pub(crate) struct Refused {
     pub(crate) code: String,
     pub(crate) message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The authority's tests hold its answers to the same files: drift fails on one side or the other.
+    #[test]
+    fn the_answers_of_the_spec_are_read() {
+        let file = |name: &str| std::fs::read(format!("{}/../spec/http/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert_eq!(serde_json::from_slice::<Minted>(&file("token")).unwrap().token, "CgIIAQ");
+        assert_eq!(serde_json::from_slice::<Carded>(&file("card")).unwrap().card, "g1hA");
+        let refused: Refused = serde_json::from_slice(&file("error")).unwrap();
+        assert_eq!(refused.code, "forbidden");
+        assert!(refused.message.contains("beyond your maximum"));
+    }
+
+    #[test]
+    fn an_assertion_is_for_the_issuer_short_and_signed() {
+        struct At(u64);
+        impl Clock for At {
+            fn boot(&self) -> procura_verifier::ids::BootTime {
+                procura_verifier::ids::BootTime(0)
+            }
+            fn wall(&self) -> procura_verifier::ids::UtcMillis {
+                procura_verifier::ids::UtcMillis(self.0)
+            }
+        }
+        use rand::SeedableRng as _;
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let signed = assertion("http://127.0.0.1:1", AgentId::from_bytes([1; 16]), &key, &At(5_000), &mut rand::rngs::StdRng::seed_from_u64(1));
+        let parts: Vec<_> = signed.split('.').collect();
+        let claims: serde_json::Value = serde_json::from_slice(&BASE64.decode(parts[1]).unwrap()).unwrap();
+        assert_eq!(claims["aud"], "http://127.0.0.1:1");
+        assert_eq!((claims["iat"].as_u64(), claims["exp"].as_u64()), (Some(5), Some(65)));
+        let signature: [u8; 64] = BASE64.decode(parts[2]).unwrap().try_into().unwrap();
+        assert!(procura_verifier::ids::Key::of(&key).verifies(format!("{}.{}", parts[0], parts[1]).as_bytes(), &signature));
+    }
 }

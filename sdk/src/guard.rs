@@ -250,7 +250,7 @@ impl Guard {
         let paused = replay.clone();
         feed.on_alarm = Box::new(move |alarm| {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.
-            if matches!(alarm, Alarm::Paused { .. })
+            if matches!(alarm, Alarm::Paused)
                 && let Ok(challenge) = random()
             {
                 paused.renew(challenge);

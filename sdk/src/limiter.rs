@@ -1,6 +1,5 @@
 //! A bound on cold verifications: token buckets in a fixed table, so that strangers cannot make it grow.
 
-use std::hash::BuildHasher as _;
 use std::sync::{Mutex, PoisonError};
 
 use procura_verifier::ids::BootTime;

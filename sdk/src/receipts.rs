@@ -138,11 +138,9 @@ impl Receipts {
     pub(crate) async fn delivered(&self) {
         loop {
             let acknowledged = self.0.acknowledged.notified();
-            let queue = self.0.lock();
-            if queue.waiting.is_empty() && queue.counts.is_empty() && !queue.sending {
+            if self.0.lock().is_empty() {
                 return;
             }
-            drop(queue);
             acknowledged.await;
         }
     }
@@ -158,6 +156,12 @@ impl Receipts {
         queue.sending = true;
         let denials = Denials { verifier: self.0.verifier, run: self.0.run, number: queue.records, minute: now.0 / 60_000, counts };
         (receipts, Some(BASE64.encode(denials.sign(&self.0.key).to_bytes())))
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.counts.is_empty() && !self.sending
     }
 }
 

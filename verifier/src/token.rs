@@ -35,7 +35,7 @@ pub struct UnverifiedToken {
 #[derive(Clone)]
 enum Later {
     Narrow(Vec<Restriction>),
-    Link(LinkClaims),
+    Link(Box<LinkClaims>),
 }
 
 /// The signed parts, with every length and algorithm checked.
@@ -81,7 +81,7 @@ impl UnverifiedToken {
             .map(|b| {
                 // L4: an external signature and link facts come together or not at all.
                 if b.external.is_some() {
-                    vocabulary::read_link(&b.payload).map(Later::Link)
+                    vocabulary::read_link(&b.payload).map(|l| Later::Link(Box::new(l)))
                 } else {
                     vocabulary::read_narrow(&b.payload, &mut symbols).map(Later::Narrow)
                 }
@@ -128,7 +128,7 @@ impl UnverifiedToken {
     }
 
     fn links(&self) -> impl Iterator<Item = &LinkClaims> {
-        self.later.iter().filter_map(|l| if let Later::Link(link) = l { Some(link) } else { None })
+        self.later.iter().filter_map(|l| if let Later::Link(link) = l { Some(&**link) } else { None })
     }
 
     /// The key whose proof the call must carry, as the token claims it.

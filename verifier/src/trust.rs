@@ -121,7 +121,13 @@ mod tests {
         let json = file(&anchor).to_json();
         assert_eq!(TrustFile::from_json(json.as_bytes()), Ok(file(&anchor)));
         assert!(matches!(TrustFile::from_json(file(&other).to_json().as_bytes()), Err(TrustError::KeyList(KeyListError::Signatures { .. }))));
-        for (from, to) in [("\"version\": 1", "\"version\": 2"), ("\"tenant\"", "\"tenants\""), ("http://", "ftp://"), ("7777", "7777/"), ("\"threshold\": 1", "\"threshold\": 2")] {
+        for (from, to) in [
+            ("\"version\": 1", "\"version\": 2"),
+            ("\"tenant\"", "\"tenants\""),
+            ("http://", "ftp://"),
+            ("7777", "7777/"),
+            ("\"threshold\": 1", "\"threshold\": 2"),
+        ] {
             let bad = json.replacen(from, to, 1);
             assert_ne!(bad, json, "{from}");
             assert!(TrustFile::from_json(bad.as_bytes()).is_err(), "{from}");

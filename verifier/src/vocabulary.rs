@@ -231,7 +231,7 @@ pub(crate) fn read_block0(payload: &[u8], symbols: &mut Symbols) -> Result<Block
     let (depth, hops) = (small(links.int()?)?, links.str()?);
     let freshness_ms = small(r.next("fresh_ms")?.int()?)?;
     let mut g = r.next("generations")?;
-    let mut generation = || Ok::<u64, Malformed>(small(g.int()?)?);
+    let mut generation = || small::<u64>(g.int()?);
     let generations = Generations { global: generation()?, tenant: generation()?, human: generation()?, agent: generation()?, delegation: generation()? };
     let hops = if hops == hops_word(Hops::Any) { Hops::Any } else { Hops::Registered };
     let block = Block0 {

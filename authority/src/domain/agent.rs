@@ -26,6 +26,8 @@ pub struct Agent {
     pub owner: HumanId,
     /// Whether it may act.
     pub state: AgentState,
+    /// Its generation at registration or at the last resume. After a kill it lies below the floor, and there is no card.
+    pub generation: u64,
     /// When it was registered.
     pub created: UtcMillis,
 }

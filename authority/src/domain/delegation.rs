@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use procura_verifier::claims::{Block0, Capability, DataClass, Generations, Hops, Name, Possession};
+use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Tenant, UtcMillis};
 
 /// What is granted: the bounds of every token under a delegation.
@@ -124,7 +125,19 @@ pub struct Delegation {
     pub created: UtcMillis,
 }
 
+/// The scopes whose floors a token under a delegation depends on.
+pub const fn scopes(human: HumanId, agent: AgentId, delegation: DelegationId) -> [FloorScope; 5] {
+    [FloorScope::Global, FloorScope::Tenant, FloorScope::Human(human), FloorScope::Agent(agent), FloorScope::Delegation(delegation)]
+}
+
 impl Delegation {
+    /// Each scope with the generation recorded at the grant.
+    pub const fn recorded(&self) -> [(FloorScope, u64); 5] {
+        let [global, tenant, human, agent, delegation] = scopes(self.human, self.agent, self.id);
+        let g = &self.generations;
+        [(global, g.global), (tenant, g.tenant), (human, g.human), (agent, g.agent), (delegation, g.delegation)]
+    }
+
     /// The delegation after its revocation; revoking twice keeps the first moment.
     #[must_use]
     pub fn revoked(self, at: UtcMillis) -> Self {
@@ -154,7 +167,10 @@ pub(crate) mod tests {
     pub(crate) fn terms() -> Terms {
         Terms {
             capabilities: vec![
-                serde_json::from_str(r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":50000,"unit":"EUR"}]}"#).unwrap(),
+                serde_json::from_str(
+                    r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":50000,"unit":"EUR"}]}"#,
+                )
+                .unwrap(),
             ],
             audiences: vec!["payments".parse().unwrap()],
             ttl_secs: 3600,

@@ -117,7 +117,9 @@ pub(crate) mod tests {
         assert_eq!(alice().may_delegate(&terms()), Ok(()));
         let said = |t: Terms| alice().may_delegate(&t).unwrap_err().to_string();
         assert_eq!(
-            said(asking(r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":250000,"unit":"EUR"}]}"#)),
+            said(asking(
+                r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":250000,"unit":"EUR"}]}"#
+            )),
             "amount at most 2500.00 EUR is beyond your maximum: payments:transfer on acct/*, amount at most 1000.00 EUR"
         );
         assert_eq!(

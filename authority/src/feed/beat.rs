@@ -59,7 +59,15 @@ struct Moment {
 
 impl Pulse {
     /// A pulse about a head just read from the store. `id` is drawn at random when the process starts; `key_list` is version and hash.
-    pub fn new(tenant: Tenant, clock: Arc<dyn Clock>, signer: Arc<dyn Signer>, id: ClockId, head: FeedHead, checkpoint: TreeHead, key_list: (u64, [u8; 32])) -> Self {
+    pub fn new(
+        tenant: Tenant,
+        clock: Arc<dyn Clock>,
+        signer: Arc<dyn Signer>,
+        id: ClockId,
+        head: FeedHead,
+        checkpoint: TreeHead,
+        key_list: (u64, [u8; 32]),
+    ) -> Self {
         Self { tenant, clock, signer, id, state: Mutex::new(State { head, in_flight: None, checkpoint, key_list }), settled: Notify::new() }
     }
 

@@ -26,7 +26,7 @@ fn subject(name: &str) -> Subject {
     Subject { issuer: "https://idp".into(), subject: name.into() }
 }
 fn agent() -> Agent {
-    Agent { id: AGENT, name: "invoice-bot".parse().unwrap(), owner: HUMAN, state: AgentState::Active, created: NOW }
+    Agent { id: AGENT, name: "invoice-bot".parse().unwrap(), owner: HUMAN, state: AgentState::Active, generation: 3, created: NOW }
 }
 fn agent_key() -> AgentKey {
     AgentKey { key: KEY, agent: AGENT, state: KeyState::Live, added: NOW }
@@ -36,7 +36,7 @@ fn delegation() -> Delegation {
     Delegation { id: DELEGATION, tenant: tenant(), human: HUMAN, agent: AGENT, terms: terms(), generations, version: 1, state: DelegationState::Live, created: NOW }
 }
 fn token(n: u8) -> TokenRecord {
-    TokenRecord { tid: Tid::from_bytes([n; 16]), delegation: DELEGATION, expires_secs: NOW.secs() + 60, ancestors: vec![Tid::from_bytes([n + 1; 16]), Tid::from_bytes([n + 2; 16])] }
+    TokenRecord { tid: Tid::from_bytes([n; 16]), delegation: DELEGATION, expires_secs: NOW.secs() + 60, ancestors: vec![Tid::from_bytes([n + 1; 16]), Tid::from_bytes([n + 2; 16])], revoked: None }
 }
 fn verifier() -> Verifier {
     Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW }
@@ -46,6 +46,9 @@ fn leaf(n: u8) -> Change {
 }
 fn rows(rows: Vec<Row>) -> Change {
     Change { rows, ..Change::default() }
+}
+fn receipt(n: u8, after: Option<u8>, hash: u8) -> Row {
+    Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32] })
 }
 fn batch(n: u8, changes: Vec<Change>) -> Batch {
     Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
@@ -85,7 +88,7 @@ async fn what_is_written_reads_back(store: Arc<dyn Store>) {
         Row::Token(token(20)),
         Row::KeyList(1, vec![9; 100]),
         Row::Verifier(verifier()),
-        Row::Receipt(ReceiptSlot([3; 32]), [4; 32]),
+        receipt(3, None, 4),
         Row::Answer(answer.clone()),
         Row::Opening(opening.clone()),
     ]);
@@ -122,6 +125,9 @@ async fn what_is_written_reads_back(store: Arc<dyn Store>) {
     let mut off = agent();
     off.state = AgentState::Suspended;
     let key = AgentKey { state: KeyState::Revoked, ..agent_key() };
+    let dead = TokenRecord { revoked: Some(NOW), ..token(20) };
+    one(&*store, 4, rows(vec![Row::Token(dead.clone())])).await.unwrap();
+    assert_eq!(store.find_token(dead.tid).await.unwrap(), Some(dead));
     one(&*store, 3, rows(vec![Row::Delegation(revoked.clone()), Row::Agent(off.clone()), Row::AgentKey(key.clone())])).await.unwrap();
     assert_eq!(store.find_delegation(DELEGATION).await.unwrap(), Some(revoked));
     assert_eq!(store.find_agent(AGENT).await.unwrap(), Some(off));
@@ -200,7 +206,7 @@ async fn a_refused_change_leaves_the_others_and_writes_nothing(store: Arc<dyn St
 async fn each_condition_is_asked(store: Arc<dyn Store>) {
     one(&*store, 1, registered()).await.unwrap();
     one(&*store, 2, floor(1)).await.unwrap();
-    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), Row::Receipt(ReceiptSlot([1; 32]), [0; 32]), Row::KeyList(1, vec![1])])).await.unwrap();
+    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), receipt(1, None, 0), Row::KeyList(1, vec![1])])).await.unwrap();
     let (human, other) = (FloorScope::Human(HUMAN), AgentId::from_bytes([50; 16]));
     let cases: Vec<(Change, Refused, Change)> = vec![
         (needs(Require::GenerationIs(human, 0)), Refused::GenerationMoved(human, 1), needs(Require::GenerationIs(human, 1))),
@@ -248,7 +254,8 @@ async fn each_condition_is_asked(store: Arc<dyn Store>) {
             Refused::KeyTaken,
             rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([65; 16]), key: Key::from_bytes([65; 32]), audience: "payments/3".parse().unwrap(), ..verifier() })]),
         ),
-        (rows(vec![Row::Receipt(ReceiptSlot([1; 32]), [0; 32])]), Refused::ReceiptKnown, rows(vec![Row::Receipt(ReceiptSlot([2; 32]), [0; 32])])),
+        (rows(vec![receipt(1, None, 0)]), Refused::ReceiptKnown, rows(vec![receipt(2, Some(1), 0)])),
+        (rows(vec![receipt(4, Some(3), 0)]), Refused::ReceiptGap, rows(vec![receipt(3, Some(2), 0)])),
         (Change { leaves: vec![vec![0; 65_536]], ..Change::default() }, Refused::TooBig, Change { leaves: vec![vec![0; 65_535]], ..Change::default() }),
         (Change { items: vec![Item::HolderKey { key: KEY }], ..Change::default() }, Refused::TooBig, Change { items: vec![Item::HolderKey { key: KEY }], leaves: vec![vec![0]], ..Change::default() }),
     ];

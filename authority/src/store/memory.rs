@@ -11,7 +11,8 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, Ve
 
 use super::plan::{Facts, Needs, Plan};
 use super::{
-    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord, partial_tiles, restored,
+    Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord,
+    partial_tiles, restored,
 };
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
@@ -150,7 +151,7 @@ impl State {
                     Row::Jti(agent, jti, _) => _ = self.jtis.insert((agent, jti)),
                     Row::KeyList(version, signed) => _ = self.key_lists.insert(version, signed),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
-                    Row::Receipt(slot, hash) => _ = self.receipts.insert(slot, Taken { hash, leaf: placed.leaves.start }),
+                    Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
                     Row::Opening(o) => _ = self.openings.insert(o.hash(), o),
                     Row::Answer(a) => _ = self.answers.insert(a.key, Answered { answer: a, placed: placed.clone() }),
                 }

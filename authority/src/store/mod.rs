@@ -68,6 +68,8 @@ pub struct TokenRecord {
     pub expires_secs: u64,
     /// What it was re-minted from.
     pub ancestors: Vec<Tid>,
+    /// When it was revoked by name, if it was.
+    pub revoked: Option<UtcMillis>,
 }
 
 /// A hashed `jti`: bounded whatever the client sent.
@@ -77,6 +79,17 @@ pub struct JtiHash(pub [u8; 32]);
 /// Which of a verifier's records: a tagged hash of verifier, run, kind and number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ReceiptSlot(pub [u8; 32]);
+
+/// A record to be taken in: the next of its run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivered {
+    /// Which one.
+    pub slot: ReceiptSlot,
+    /// The one before it, which must be in: a gap would stand in the log for ever.
+    pub after: Option<ReceiptSlot>,
+    /// Hash of what it says.
+    pub hash: [u8; 32],
+}
 
 /// A record taken in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,7 +150,7 @@ pub enum Row {
     AgentKey(AgentKey),
     /// A delegation, new, revoked, or in its next version.
     Delegation(Delegation),
-    /// A token minted.
+    /// A token, new or revoked by name.
     Token(TokenRecord),
     /// A generation raised to this value.
     Generation(FloorScope, u64),
@@ -147,8 +160,8 @@ pub enum Row {
     KeyList(u64, Vec<u8>),
     /// A verifier enrolled.
     Verifier(Verifier),
-    /// A receipt or a count of denials taken in: which one it is, and the hash of what it says.
-    Receipt(ReceiptSlot, [u8; 32]),
+    /// A receipt or a count of denials taken in.
+    Receipt(Delivered),
     /// The answer to remember.
     Answer(Answer),
     /// What opens a salted hash in a leaf.
@@ -257,6 +270,9 @@ pub enum Refused {
     /// Taken in before.
     #[error("the receipt was taken in before")]
     ReceiptKnown,
+    /// The one before it is missing.
+    #[error("the receipt before this one has not been taken in")]
+    ReceiptGap,
     /// Its idempotency key has an answer.
     #[error("the request was answered before")]
     Answered,
@@ -306,7 +322,10 @@ fn restored(head: Head, mut tile: impl FnMut(u8, u64) -> Option<Vec<u8>>) -> Res
 
 /// Level and place of the tiles that are not full in a tree of this size.
 fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
-    (0..MAX_LEVELS).map(move |level| (level, size >> (8 * level))).filter(|(_, hashes)| hashes % TILE_WIDTH != 0).map(|(level, hashes)| (level, hashes / TILE_WIDTH))
+    (0..MAX_LEVELS)
+        .map(move |level| (level, size >> (8 * level)))
+        .filter(|(_, hashes)| hashes % TILE_WIDTH != 0)
+        .map(|(level, hashes)| (level, hashes / TILE_WIDTH))
 }
 
 /// A future that a store returns.

@@ -56,7 +56,7 @@ impl Needs {
                     }
                     Row::Generation(scope, _) => _ = n.scopes.insert(*scope),
                     Row::Jti(agent, jti, _) => _ = n.jtis.insert((*agent, *jti)),
-                    Row::Receipt(slot, _) => _ = n.receipts.insert(*slot),
+                    Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) => {}
                 }
@@ -97,7 +97,8 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn make(tenant: &Tenant, head: Head, mut tree: Tree, mut facts: Facts, batch: &Batch) -> Self {
-        let (mut outcomes, mut accepted, mut writer) = (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
+        let (mut outcomes, mut accepted, mut writer) =
+            (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
         for (at, change) in batch.changes.iter().enumerate() {
             if let Err(refused) = facts.allow(tenant, change) {
                 outcomes.push(Err(refused));
@@ -192,7 +193,10 @@ impl Facts {
                 ok(!self.audiences.contains(&v.audience), Refused::AudienceTaken)?;
                 ok(!self.keys.contains_key(&v.key) && !self.verifier_keys.contains(&v.key), Refused::KeyTaken)
             }
-            Row::Receipt(slot, _) => ok(!self.receipts.contains(slot), Refused::ReceiptKnown),
+            Row::Receipt(r) => {
+                ok(!self.receipts.contains(&r.slot), Refused::ReceiptKnown)?;
+                ok(r.after.is_none_or(|s| self.receipts.contains(&s)), Refused::ReceiptGap)
+            },
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) => Ok(()),
@@ -217,7 +221,7 @@ impl Facts {
                     self.audiences.insert(v.audience.clone());
                     self.verifier_keys.insert(v.key);
                 }
-                Row::Receipt(slot, _) => _ = self.receipts.insert(*slot),
+                Row::Receipt(r) => _ = self.receipts.insert(r.slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
                 Row::Token(_) | Row::Opening(_) => {}
             }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
@@ -202,7 +202,7 @@ impl Store for Sqlite {
 
     fn find_agent(&self, id: AgentId) -> Answering<'_, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, created_ms FROM agent WHERE tenant = ?1 AND id = ?2")
+            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND id = ?2")
                 .bind(self.tenant.as_str())
                 .bind(id.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
@@ -215,7 +215,7 @@ impl Store for Sqlite {
 
     fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, created_ms FROM agent WHERE tenant = ?1 AND name = ?2")
+            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND name = ?2")
                 .bind(self.tenant.as_str())
                 .bind(name.as_str())
                 .fetch_optional(&self.readers)
@@ -254,7 +254,7 @@ impl Store for Sqlite {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
+            let rows: Vec<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
                 .bind(self.tenant.as_str())
                 .bind(owner.as_bytes().as_slice())
                 .fetch_all(&self.readers)
@@ -311,18 +311,19 @@ impl Store for Sqlite {
 
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         async move {
-            let row: Option<(Vec<u8>, i64, Vec<u8>)> = sqlx::query_as("SELECT delegation, expires_secs, ancestors FROM token WHERE tenant = ?1 AND id = ?2")
+            let row: Option<(Vec<u8>, i64, Vec<u8>, Option<i64>)> = sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = ?1 AND id = ?2")
                 .bind(self.tenant.as_str())
                 .bind(tid.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(unavailable)?;
-            row.map(|(delegation, expires, ancestors)| {
+            row.map(|(delegation, expires, ancestors, revoked)| {
                 Ok(TokenRecord {
                     tid,
                     delegation: DelegationId::from_bytes(fixed(&delegation, "token", "delegation")?),
                     expires_secs: number(expires, "token", "expires_secs")?,
                     ancestors: ancestors.chunks(16).map(|a| Ok(Tid::from_bytes(fixed(a, "token", "ancestors")?))).collect::<Result<_, StoreError>>()?,
+                    revoked: revoked.map(|at| Ok::<_, StoreError>(UtcMillis(number(at, "token", "revoked_ms")?))).transpose()?,
                 })
             })
             .transpose()

@@ -63,6 +63,7 @@ pub(super) struct AgentRow {
     name: String,
     owner: Vec<u8>,
     state: String,
+    generation: i64,
     created_ms: i64,
 }
 
@@ -75,6 +76,7 @@ impl TryFrom<AgentRow> for Agent {
             name: r.name.parse().map_err(|_| StoreError::Inconsistent { table: "agent", column: "name", id: hex::encode(&r.id) })?,
             owner: HumanId::from_bytes(fixed(&r.owner, "agent", "owner")?),
             state,
+            generation: number(r.generation, "agent", "generation")?,
             created: UtcMillis(number(r.created_ms, "agent", "created_ms")?),
         })
     }
@@ -192,7 +194,12 @@ pub(super) struct AnswerRow {
 impl AnswerRow {
     pub(super) fn into_domain(self, key: [u8; 32]) -> Result<Answered, StoreError> {
         Ok(Answered {
-            answer: Answer { key, request: fixed(&self.request, "answer", "request")?, body: self.body, expires: UtcMillis(number(self.expires_ms, "answer", "expires_ms")?) },
+            answer: Answer {
+                key,
+                request: fixed(&self.request, "answer", "request")?,
+                body: self.body,
+                expires: UtcMillis(number(self.expires_ms, "answer", "expires_ms")?),
+            },
             placed: Placed {
                 leaves: number(self.leaf_from, "answer", "leaf_from")?..number(self.leaf_until, "answer", "leaf_until")?,
                 feed_seq: self.feed_seq.map(|s| number(s, "answer", "feed_seq")).transpose()?,

@@ -279,15 +279,15 @@ impl Many {
         let query = match row {
             Row::Token(r) => {
                 let ancestors: Vec<u8> = r.ancestors.iter().flat_map(|a| *a.as_bytes()).collect();
-                self.tokens.push(json!([hex::encode(r.tid.as_bytes()), hex::encode(r.delegation.as_bytes()), int(r.expires_secs), hex::encode(ancestors)]));
+                self.tokens.push(json!([hex::encode(r.tid.as_bytes()), hex::encode(r.delegation.as_bytes()), int(r.expires_secs), hex::encode(ancestors), r.revoked.map(|at| int(at.0))]));
                 return Ok(());
             }
             Row::Jti(agent, jti, expires) => {
                 self.jtis.push(json!([hex::encode(agent.as_bytes()), hex::encode(jti.0), int(expires.0)]));
                 return Ok(());
             }
-            Row::Receipt(slot, hash) => {
-                self.receipts.push(json!([hex::encode(slot.0), hex::encode(hash), int(placed.leaves.start)]));
+            Row::Receipt(r) => {
+                self.receipts.push(json!([hex::encode(r.slot.0), hex::encode(r.hash), int(placed.leaves.start)]));
                 return Ok(());
             }
             Row::Answer(a) => {
@@ -300,12 +300,13 @@ impl Many {
                 .bind(h.id.as_bytes().to_vec())
                 .bind(h.subject.issuer.clone())
                 .bind(h.subject.subject.clone()),
-            Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state")
+            Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, generation, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state, generation = excluded.generation")
                 .bind(t)
                 .bind(a.id.as_bytes().to_vec())
                 .bind(a.name.as_str().to_owned())
                 .bind(a.owner.as_bytes().to_vec())
                 .bind(agent_state_text(a.state))
+                .bind(int(a.generation))
                 .bind(int(a.created.0)),
             Row::AgentKey(k) => sqlx::query("INSERT INTO agent_key (tenant, key, agent, state, added_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (tenant, key) DO UPDATE SET state = excluded.state")
                 .bind(t)
@@ -352,7 +353,7 @@ impl Many {
     async fn write(self, tx: &mut Tx<'_>, t: &str) -> Result<(), sqlx::Error> {
         for (rows, sql) in [
             (self.leaves, "INSERT INTO leaf (tenant, place, bytes) SELECT ?1, value ->> 0, unhex(value ->> 1) FROM json_each(?2)"),
-            (self.tokens, "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3) FROM json_each(?2)"),
+            (self.tokens, "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors, revoked_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4 FROM json_each(?2) WHERE true ON CONFLICT (tenant, id) DO UPDATE SET revoked_ms = excluded.revoked_ms"),
             (self.jtis, "INSERT INTO jti (tenant, agent, hash, expires_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
             (self.receipts, "INSERT INTO receipt (tenant, slot, hash, leaf) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
             (

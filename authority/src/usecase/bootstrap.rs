@@ -1,0 +1,183 @@
+//! Start: the first key list into the log, the keys compared with it, writer and feed set going.
+
+use std::sync::{Arc, Mutex};
+
+use procura_verifier::ids::{Clock, ClockId, Tenant, UtcMillis};
+use procura_verifier::key_list::{Anchors, KeyList, KeyListError, KeyUse, UnverifiedKeyList};
+use procura_verifier::wire::{Canonical as _, Malformed};
+use rand::RngCore;
+
+use super::{Context, Unavailable};
+use crate::agent_auth::Challenges;
+use crate::domain::grants::Grants;
+use crate::feed::Feed;
+use crate::feed::beat::Pulse;
+use crate::log::checkpoint::Origin;
+use crate::log::event;
+use crate::signer::Signer;
+use crate::signer::released::Released;
+use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
+use crate::writer::{Parts, StartError, Writer};
+
+/// What a start needs.
+pub struct Start {
+    /// One tenant's store.
+    pub store: Arc<dyn Store>,
+    /// Its keys.
+    pub signer: Arc<dyn Signer>,
+    /// Who may sign key lists.
+    pub anchors: Anchors,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness of the process: a generator for ids, seeds and salts, and one for the writer.
+    pub rngs: [Box<dyn RngCore + Send + Sync>; 2],
+    /// What was released last.
+    pub released: Released,
+    /// The log's name.
+    pub origin: Origin,
+    /// Who may delegate what.
+    pub grants: Grants,
+}
+
+/// Why the authority does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The first key list could not be written.
+    #[error("first key list: {0}")]
+    First(String),
+    /// The anchors did not sign the stored list.
+    #[error(transparent)]
+    KeyList(#[from] KeyListError),
+    /// The stored list is not one.
+    #[error("stored key list: {0}")]
+    Malformed(#[from] Malformed),
+    /// Keys and list do not belong together.
+    #[error("{usage:?} key {key} is not a living key of the key list")]
+    NotListed {
+        /// Its use.
+        usage: KeyUse,
+        /// The key at hand.
+        key: procura_verifier::ids::Key,
+    },
+    /// The log would fork, or the checkpoint cannot be written.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// A running authority, and the signed key list for its trust file.
+pub struct Started {
+    /// What use cases work with.
+    pub context: Arc<Context>,
+    /// The key list in force, as it travels.
+    pub key_list: UnverifiedKeyList,
+}
+
+/// Starts one tenant's authority. `first_list` is asked for a list only where the store has none: it becomes the log's first leaf.
+pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> UnverifiedKeyList) -> Result<Started, BootstrapError> {
+    let tenant = start.store.tenant().clone();
+    let signed = match start.store.key_list().await? {
+        Some((_, bytes)) => UnverifiedKeyList::from_bytes(&bytes)?,
+        None => record_first(&mut start, &tenant, first_list).await?,
+    };
+    let keys = start.anchors.accept(&signed, &tenant)?;
+    for usage in [KeyUse::Root, KeyUse::Feed, KeyUse::Event, KeyUse::Log, KeyUse::Card] {
+        let key = start.signer.public(usage);
+        // Signing with a key that no verifier accepts would look like work and be none.
+        if !keys.is_live(usage, &key, start.clock.wall()) {
+            return Err(BootstrapError::NotListed { usage, key });
+        }
+    }
+    let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, origin, grants, .. } = start;
+    let head = store.head().await?;
+    let mut id = [0; 16];
+    rng.fill_bytes(&mut id);
+    let key_list = (keys.payload().version, *keys.hash());
+    let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
+    let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
+    let parts = Parts { store: Arc::clone(&store), signer: Arc::clone(&signer), clock: Arc::clone(&clock), rng: writer_rng, origin, released, pulse, feed: feed.clone() };
+    let writer = Writer::start(parts).await?;
+    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
+    Ok(Started { context: Arc::new(context), key_list: signed })
+}
+
+/// Before the writer runs, so this is the only writer there is.
+async fn record_first(start: &mut Start, tenant: &Tenant, first_list: impl FnOnce(UtcMillis) -> UnverifiedKeyList) -> Result<UnverifiedKeyList, BootstrapError> {
+    let now = start.clock.wall();
+    let signed = first_list(now);
+    let keys: KeyList = start.anchors.accept(&signed, tenant)?;
+    let (version, bytes) = (keys.payload().version, signed.to_bytes());
+    let leaf = event::KeyListRecorded { version, hash: event::Digest(*keys.hash()), key_list: event::Encoded(bytes.clone()) };
+    let leaf = start.signer.leaf(&leaf.into(), tenant, now).map_err(|e| BootstrapError::First(e.to_string()))?;
+    let change = Change { rows: vec![Row::KeyList(version, bytes)], leaves: vec![leaf.into_bytes()], ..Change::default() };
+    let mut id = [0; 16];
+    for rng in &mut start.rngs {
+        rng.fill_bytes(&mut id);
+    }
+    let batch = Batch { id, at: now, feed_key: start.signer.public(KeyUse::Feed), changes: vec![change] };
+    let first = |e: &dyn std::fmt::Display| BootstrapError::First(e.to_string());
+    // An unknown outcome ends the start as well: the next one finds the list or writes it.
+    let done = start.store.commit(&batch).await.map_err(|e: CommitError| first(&e))?;
+    match done.outcomes.first() {
+        Some(Ok(_)) => Ok(signed),
+        Some(Err(refused)) => Err(first(refused)),
+        None => Err(first(&Unavailable::Busy)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_leaf_is_the_key_list_and_a_restart_adds_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = app_in(&folder).await.unwrap();
+        let events = first.events().await;
+        assert!(matches!(events.as_slice(), [event::Event::KeyListRecorded(e)] if e.version == 1));
+        let (keys, tree) = (first.ctx.keys.clone(), first.ctx.writer.checkpoint());
+        first.close().await;
+        let again = app_in(&folder).await.unwrap();
+        assert_eq!(again.ctx.keys, keys);
+        assert_eq!(again.ctx.writer.checkpoint(), tree, "the same size has the same signed checkpoint");
+        assert_eq!(again.events().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn keys_of_another_list_do_not_start() {
+        let folder = tempfile::tempdir().unwrap();
+        app_in(&folder).await.unwrap().close().await;
+        std::fs::remove_file(folder.path().join("keys/feed.key")).unwrap();
+        assert!(matches!(app_in(&folder).await, Err(BootstrapError::NotListed { usage: KeyUse::Feed, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_database_older_than_what_was_released_does_not_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = app_in(&folder).await.unwrap();
+        app.close().await;
+        checkpoint(&folder).await;
+        let backup = std::fs::read(folder.path().join("procura.db")).unwrap();
+        let app = app_in(&folder).await.unwrap();
+        app.person("alice").await;
+        app.close().await;
+        checkpoint(&folder).await;
+        std::fs::remove_file(folder.path().join("procura.db")).unwrap();
+        for side in ["procura.db-wal", "procura.db-shm"] {
+            let _ = std::fs::remove_file(folder.path().join(side));
+        }
+        std::fs::write(folder.path().join("procura.db"), backup).unwrap();
+        assert!(matches!(app_in(&folder).await, Err(BootstrapError::Start(StartError::Release(_)))));
+    }
+
+    /// Brings everything from the write-ahead log into the database's own file.
+    async fn checkpoint(folder: &tempfile::TempDir) {
+        use sqlx::Connection as _;
+        let mut c = sqlx::SqliteConnection::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut c).await.unwrap();
+        c.close().await.unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! Enrols a tool's verifier: its key is in the log from then on.
+
+use procura_verifier::claims::Audience;
+use procura_verifier::ids::{Key, VerifierId};
+
+use super::{Context, Unavailable};
+use crate::domain::human::Role;
+use crate::domain::principal::Principal;
+use crate::domain::verifier::Verifier;
+use crate::log::event::{self, Actor};
+use crate::store::{Change, Refused, Row};
+use crate::writer::WriteError;
+
+/// A verifier enrolled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Enrolled {
+    /// Its id.
+    pub verifier: VerifierId,
+    /// Where the log says so.
+    pub leaf: u64,
+}
+
+/// Why none is enrolled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnrollError {
+    /// Only the role admin enrols.
+    #[error("only the role admin enrols verifiers")]
+    Forbidden,
+    /// Another one judges there.
+    #[error("a verifier is enrolled for `{0}` already")]
+    AudienceTaken(Audience),
+    /// An agent has this key, or a verifier.
+    #[error("key {0} is registered already")]
+    KeyTaken(Key),
+    /// Try again.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Enrols a key as the verifier of a service's instance.
+pub async fn enroll_verifier(ctx: &Context, by: &Principal, audience: Audience, key: Key) -> Result<Enrolled, EnrollError> {
+    let actor = match by {
+        _ if !by.has(Role::Admin) => return Err(EnrollError::Forbidden),
+        Principal::Human { id, .. } => Actor::Human(*id),
+        _ => Actor::LocalOperator,
+    };
+    let (id, now) = (VerifierId::from_bytes(ctx.random()), ctx.now());
+    let instance = audience.as_str().split_once('/').map_or("", |(_, instance)| instance).to_owned();
+    let leaf = event::Verifier { verifier: id, key, service: audience.service().to_string(), instance, by: actor };
+    let verifier = Verifier { id, key, audience: audience.clone(), enrolled: now };
+    let written = ctx.writer.submit(Change { rows: vec![Row::Verifier(verifier)], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() }).await;
+    match written {
+        Ok(w) => Ok(Enrolled { verifier: id, leaf: w.placed.leaves.start }),
+        Err(WriteError::Refused(Refused::AudienceTaken)) => Err(EnrollError::AudienceTaken(audience)),
+        Err(WriteError::Refused(Refused::KeyTaken)) => Err(EnrollError::KeyTaken(key)),
+        Err(e) => Err(Unavailable::from_write(e).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::*;
+
+    #[tokio::test]
+    async fn an_admin_enrols_one_verifier_for_each_audience() {
+        let app = app().await;
+        let (alice, root) = (app.person("alice").await, Principal::LocalOperator);
+        let audience: Audience = "payments/1".parse().unwrap();
+        assert_eq!(enroll_verifier(&app.ctx, &alice, audience.clone(), key(9)).await, Err(EnrollError::Forbidden));
+        let done = enroll_verifier(&app.ctx, &root, audience.clone(), key(9)).await.unwrap();
+        assert!(matches!(app.events().await.last(), Some(event::Event::Verifier(e)) if e.verifier == done.verifier && e.service == "payments" && e.instance == "1"));
+        assert_eq!(enroll_verifier(&app.ctx, &root, audience.clone(), key(8)).await, Err(EnrollError::AudienceTaken(audience)));
+        let other: Audience = "payments/2".parse().unwrap();
+        assert_eq!(enroll_verifier(&app.ctx, &root, other.clone(), key(9)).await, Err(EnrollError::KeyTaken(key(9))));
+        enroll_verifier(&app.ctx, &root, other, key(8)).await.unwrap();
+    }
+}
