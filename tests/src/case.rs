@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use procura_verifier::call::{Arguments, Call};
-use procura_verifier::claims::{DataClass, HumanRef, Name};
-use procura_verifier::decision::{Accept, Cause, Decision, Freshness, Possession, ToolPolicy, decide};
+use procura_verifier::claims::{Audience, DataClass, HumanRef, Name};
+use procura_verifier::decision::{Accept, Cause, Decision, Freshness, Possession, ToolPolicy, decide, lineage};
 use procura_verifier::ids::{BootTime, Clock, Key, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyList, KeyListPayload, UnverifiedKeyList};
 use procura_verifier::proof::{ReplayCache, UnverifiedProof};
-use procura_verifier::revocation::{Lineage, Lookup, RevocationView, RevokedBy, RevokedWhat};
+use procura_verifier::feed::message::{FloorScope, Item};
+use procura_verifier::receipt::Relied;
+use procura_verifier::revocation::{Lineage, Lookup, RevocationView, RevokedBy, RevokedWhat, View};
 use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
@@ -138,6 +140,36 @@ pub struct Floor {
 }
 
 impl Known {
+    /// The view of a verifier that learnt all this from its feed.
+    pub fn learnt(&self, service: &Name, keys: KeyList, now: UtcMillis) -> View {
+        let view = View::new(service.clone(), keys);
+        for dead in &self.revoked {
+            let (id, exp_secs) = (&dead.id, now.secs() + 86_400);
+            let item = (id.parse().map(|tid| Item::Tid { tid, exp_secs }))
+                .or_else(|_| id.parse().map(|lid| Item::Lid { lid, exp_secs }))
+                .or_else(|_| id.parse().map(|block| Item::Block { block, exp_secs }))
+                .or_else(|_| id.parse().map(|key| Item::HolderKey { key }));
+            view.apply(dead.seq, &[(0, item.unwrap_or_else(|_| panic!("`{id}` is no id")))]);
+        }
+        for floor in &self.floors {
+            let of = &floor.of;
+            let scope = match of.as_str() {
+                "global" => FloorScope::Global,
+                "tenant" => FloorScope::Tenant,
+                _ => (of.parse().map(FloorScope::Human))
+                    .or_else(|_| of.parse().map(FloorScope::Agent))
+                    .or_else(|_| of.parse().map(FloorScope::Delegation))
+                    .unwrap_or_else(|_| panic!("`{of}` has no floor")),
+            };
+            view.apply(floor.seq, &[(0, Item::Floor { scope, generation: floor.generation })]);
+        }
+        if let Some(at) = self.fresh_as_of {
+            assert!(view.observe_utc(now, boot(now)));
+            view.publish(boot(at), Relied { epoch: 1, seq: 100, hash: [0; 32], utc: at });
+        }
+        view
+    }
+
     /// Fresh as of 20 ms ago; the floors are the generations of [`fixtures::block0`], nothing is revoked.
     pub fn fresh() -> Self {
         let block = fixtures::block0();
@@ -278,14 +310,14 @@ impl Case {
             unsealed: accept(self.tool.unsealed),
         };
         let possession = proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
-        let view = KnownView { known: &self.view, service: audience.service(), keys: Arc::new(keys), utc: self.now };
+        let view = self.view.learnt(audience.service(), keys, self.now);
         let replay = ReplayCache::new(self.tool.challenge, 64);
         let mut outcome = Err(Cause::Unavailable);
         for _ in 0..self.request.times {
             outcome = match decide(&token, &call, possession, &policy, &view, &At(self.now), boot(self.arrived)) {
                 Decision::Allow(allow) => match &proof {
-                    Ok(proof) => replay.spend(proof, self.now).map(|()| UtcMillis(allow.valid_until.0 / 1000)),
-                    Err(_) => Ok(UtcMillis(allow.valid_until.0 / 1000)),
+                    Ok(proof) => replay.spend(proof, self.now).map(|()| utc(allow.valid_until)),
+                    Err(_) => Ok(utc(allow.valid_until)),
                 },
                 // A proof for another instance is named as such where nothing that comes earlier in law 11 stands.
                 Decision::Deny(Cause::Holder) => Err(proof.as_ref().err().copied().unwrap_or(Cause::Holder)),
@@ -293,6 +325,15 @@ impl Case {
             };
         }
         outcome
+    }
+
+    /// What the two writings of law 6 say of the token: that of the verifier, and the plain one of [`KnownView`]. None if it does not verify.
+    pub fn lookups(&self) -> Option<[Lookup; 2]> {
+        let service = self.request.audience.parse::<Audience>().ok()?;
+        let token = UnverifiedToken::parse(&self.token).ok()?.verify(&self.key_list()).ok()?;
+        let plain = KnownView { known: &self.view, service: service.service(), keys: Arc::new(self.key_list()), utc: self.now };
+        let learnt = self.view.learnt(service.service(), self.key_list(), self.now);
+        Some([learnt.lookup(&lineage(&token)), plain.lookup(&lineage(&token))])
     }
 
     /// Judges, and compares with what is expected; the difference as one sentence.
@@ -333,9 +374,16 @@ const fn accept(yes: bool) -> Accept {
     if yes { Accept::Yes } else { Accept::No }
 }
 
-/// In cases the boot clock started in 1970: one time line for everything.
+/// In cases the tool's machine was booted when 2029 began, and both clocks run alike.
+const BOOTED: UtcMillis = UtcMillis(1_861_920_000_000);
+
+/// The boot clock's reading at this moment.
 pub const fn boot(utc: UtcMillis) -> BootTime {
-    BootTime(utc.0 * 1000)
+    BootTime((utc.0 - BOOTED.0) * 1000)
+}
+
+const fn utc(boot: BootTime) -> UtcMillis {
+    BOOTED.plus(boot.0 / 1000)
 }
 
 /// A clock that stands still.
@@ -350,7 +398,7 @@ impl Clock for At {
     }
 }
 
-/// Law 6 written a second time, from the lists of a vector and without an index. The real one is `revocation::View`.
+/// Law 6 written a second time, from the lists of a vector and without an index: the runner holds `revocation::View` against it.
 pub struct KnownView<'a> {
     /// The lists.
     pub known: &'a Known,

@@ -71,7 +71,7 @@ pub fn l3() -> Law {
         ("reject_if_in_a_later_block", "another kind of check", r#"reject if tool("ledger")"#),
         ("check_all_in_a_later_block", "another kind of check", "check all time($time), $time < 2030-01-01T00:01:00Z"),
         ("trusting_in_a_later_block", "a scope of its own", &format!("check if time($time), $time < 2030-01-01T00:01:00Z trusting ed25519/{}", hex::encode(key(STRANGER).verifying_key().to_bytes()))),
-        ("trusting_previous_in_a_later_block", "a scope of its own", "trusting previous;\ncheck if time($time), $time < 2030-01-01T00:01:00Z"),
+        
         ("or_over_time", "a second query under the check", "check if time($time), $time < 2030-01-01T00:01:00Z or true"),
         ("parentheses", "the same bound, in parentheses", "check if time($time), ($time < 2030-01-01T00:01:00Z)"),
         ("other_variable", "the same bound over another variable", "check if time($t), $t < 2030-01-01T00:01:00Z"),
@@ -91,6 +91,9 @@ pub fn l3() -> Law {
     ] {
         law.forged(name, about, Stage::Parse, root_with(datalog), honest());
     }
+
+    let previous = later_edited(|b| b.scope.push(schema::Scope { content: Some(schema::scope::Content::ScopeType(1)) }));
+    law.forged("trusting_previous_in_a_later_block", "a block that trusts earlier blocks", Stage::Parse, previous, twin());
 
     // The engine would run for seconds on less than a kilobyte of this (reference/biscuit.md).
     let facts: String = (0..20).map(|n| format!("n({n});")).collect();
