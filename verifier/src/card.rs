@@ -78,7 +78,7 @@ impl SignedCard {
         &self.card
     }
 
-    /// The listed key that signed the card, living or not yet ended at no particular time: [`KeyList::is_live`] is asked at each decision.
+    /// The listed key that signed the card, dead ones excepted. Whether the key's window holds the card is asked at each decision.
     pub fn verify(&self, keys: &KeyList) -> Option<Key> {
         let message = message(&self.card.to_bytes());
         keys.of(KeyUse::Card).map(|k| k.key).find(|k| hint(k) == self.hint && k.verifies(&message, &self.signature))

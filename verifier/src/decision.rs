@@ -188,14 +188,13 @@ pub fn decide(
     let now = clock.boot();
     let utc = view.utc(now);
 
-    let verdict = early.and_then(|()| {
-        let utc = utc.ok_or(Cause::Stale)?;
-        in_time(token, utc)?;
+    // L6: everything committed before the request came in is known, and still no floor is as high: the token lies.
+    let lies = lookup == Lookup::Behind && fresh_as_of.is_some_and(|f| f >= arrived);
+    let verdict = if lies { Err(Cause::Malformed) } else { early }.and_then(|()| {
+        // L11: what needs no time is said before `stale`, though there is no time yet.
+        utc.map_or(Ok(()), |utc| in_time(token, utc))?;
         magnitude?;
-        let fresh_as_of = fresh_as_of.ok_or(Cause::Stale)?;
-        if lookup == Lookup::Behind {
-            return Err(if fresh_as_of >= arrived { Cause::Malformed } else { Cause::Stale });
-        }
+        let (Some(utc), Some(fresh_as_of), Lookup::Live) = (utc, fresh_as_of, lookup) else { return Err(Cause::Stale) };
         let fresh_until = fresh_as_of.plus_micros(policy.bound_micros(token.block0().freshness_ms));
         if now > fresh_until {
             return Err(Cause::Stale);
@@ -241,11 +240,12 @@ pub fn before_time(
     if b.expires_secs - b.not_before_secs > keys.payload().max_ttl_secs {
         return Err(Cause::Malformed);
     }
-    // L1: inside the window of a root key that lives now; cards by card keys that live now.
+    // L1, L4: inside the windows of keys that live now: the token of its root key, each card of its card key.
     let inside = keys
         .find(KeyUse::Root, token.root())
         .is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
-    if !inside || !token.card_keys().iter().all(|k| keys.find(KeyUse::Card, k).is_some()) {
+    let vouched = |(key, expires_secs): &(_, u64)| keys.find(KeyUse::Card, key).is_some_and(|k| expires_secs.saturating_mul(1000) <= k.until.0);
+    if !inside || !token.card_keys().iter().all(vouched) {
         return Err(Cause::Signature);
     }
     if b.tenant != *call.tenant || keys.payload().tenant != b.tenant {

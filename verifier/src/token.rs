@@ -193,11 +193,12 @@ impl UnverifiedToken {
         if !ends {
             return Err(BadSignature);
         }
-        let cards = self.links().filter_map(|l| l.card.as_ref()).map(|c| c.verify(keys).ok_or(BadSignature)).collect::<Result<Vec<_>, _>>()?;
+        let cards = self.links().filter_map(|l| l.card.as_ref());
+        let cards = cards.map(|c| Ok((c.verify(keys).ok_or(BadSignature)?, c.claimed().expires_secs))).collect::<Result<Vec<_>, _>>()?;
         Ok(self.compile(root, cards))
     }
 
-    fn compile(&self, root: Key, card_keys: Vec<Key>) -> VerifiedToken {
+    fn compile(&self, root: Key, card_keys: Vec<(Key, u64)>) -> VerifiedToken {
         let b = &self.block0;
         let mut token = VerifiedToken {
             hash: self.hash,
@@ -407,7 +408,7 @@ pub struct VerifiedToken {
     sealed: bool,
     block0: Block0,
     root: Key,
-    card_keys: Vec<Key>,
+    card_keys: Vec<(Key, u64)>,
     tids: Vec<Tid>,
     lids: Vec<Lid>,
     block_ids: Vec<BlockId>,
@@ -435,8 +436,8 @@ impl VerifiedToken {
     pub const fn root(&self) -> &Key {
         &self.root
     }
-    /// The keys that signed its cards, in order.
-    pub fn card_keys(&self) -> &[Key] {
+    /// The keys that signed its cards, in order, each with its card's expiry in seconds.
+    pub fn card_keys(&self) -> &[(Key, u64)] {
         &self.card_keys
     }
     /// Its own id, then its ancestors'.

@@ -130,6 +130,7 @@ impl Demo {
         self.tools.get(i).context("no such tool")
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a row of the demo's table")]
     /// What a tool makes of a call; strangers learn one word, so their cause is read where its operator reads it.
     async fn ask(&mut self, chapter: &'static str, what: &str, tool: usize, token: &SealedToken, key: &SigningKey, wish: &Wish, expected: &str) -> anyhow::Result<()> {
         let before = self.tool(tool)?.denials().await?;

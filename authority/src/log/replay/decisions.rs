@@ -103,9 +103,9 @@ impl Receipts {
             }
             (Ok(()), Err(Cause::Replay)) => self.replay_fits(receipt, token),
             (Ok(()), Err(Cause::Stale | Cause::Budget | Cause::EngineLimit | Cause::Unavailable)) => true,
-            (Ok(()), Err(Cause::Malformed)) => lookup == Lookup::Behind,
-            // Without any authority time a verifier can say nothing of validity.
-            (Err(Cause::NotYetValid), Err(Cause::Stale)) => receipt.time.0 == 0,
+            // A generation that the feed had not reached comes before every other cause (law 11).
+            (_, Err(Cause::Malformed)) if lookup == Lookup::Behind => true,
+            (Ok(()), Err(Cause::Malformed)) => false,
             (Err(derived), Err(said)) => derived == said,
             _ => false,
         };
