@@ -64,6 +64,11 @@ impl Running {
         )
     }
 
+    /// The same for a program: one line of JSON.
+    pub fn welcome_json(&self) -> String {
+        serde_json::json!({ "url": self.url, "provider": self.provider, "data": self.folder }).to_string()
+    }
+
     /// Stops accepting, finishes what is under way for at most two seconds, and lets go of the folder.
     pub async fn stop(self) {
         _ = self.stop.send(true);

@@ -32,6 +32,9 @@ enum Command {
         /// The data folder: database, keys (mode 0600), trust.json, socket
         #[arg(long, default_value = "./procura-data")]
         data: PathBuf,
+        /// Say where it serves as one line of JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Make an Ed25519 key for an agent or a verifier
     ///
@@ -74,9 +77,9 @@ async fn run(command: Command) -> anyhow::Result<u8> {
     let held = |holds: bool| u8::from(!holds);
     match command {
         Command::Demo(args) => Ok(held(demo::run(args, http()?).await?)),
-        Command::Dev { listen, data } => {
+        Command::Dev { listen, data, json } => {
             let running = app::dev(&data, listen).await?;
-            println!("{}", running.welcome());
+            println!("{}", if json { running.welcome_json() } else { running.welcome() });
             tokio::signal::ctrl_c().await?;
             running.stop().await;
             Ok(0)

@@ -1,10 +1,10 @@
 //! `procura demo`: the main job, once, on real sockets. Every line is the outcome of a call on the public API.
 
-mod browser;
-mod people;
-mod proxy;
+pub mod browser;
+pub mod people;
+pub mod proxy;
 mod report;
-mod tools;
+pub mod tools;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,7 +102,8 @@ impl Demo {
             let verifier_key = key(&mut rng);
             let verifier = sam.enrol(audience, &verifier_key).await?;
             let trust = folder.join("trust.json");
-            let start = Start { folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
+            let program = std::env::current_exe()?;
+            let start = Start { program: &program, folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
             tools.push(Tool::start(&http, &start).await?);
         }
 

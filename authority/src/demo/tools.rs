@@ -30,6 +30,8 @@ pub struct Tool {
 
 /// What a tool needs to start.
 pub struct Start<'a> {
+    /// The binary `procura`.
+    pub program: &'a Path,
     /// The data folder, for the key file.
     pub folder: &'a Path,
     /// The trust file.
@@ -45,12 +47,12 @@ pub struct Start<'a> {
 }
 
 impl Tool {
-    /// Starts a process of this very binary.
+    /// Starts a process.
     pub async fn start(http: &reqwest::Client, start: &Start<'_>) -> anyhow::Result<Self> {
         let proxy = Proxy::start(start.authority.to_owned(), http.clone()).await?;
         let key = start.folder.join(format!("verifier-{}.key", start.audience.replace('/', "-")));
         crate::signer::file::write_key(&key, start.key)?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(start.program)
             .arg("sample-tool")
             .args(["--authority", &proxy.url, "--audience", start.audience, "--verifier", &start.verifier.to_string()])
             .arg("--trust")
@@ -78,6 +80,16 @@ impl Tool {
     /// The cause of the newest denial that this instance told nobody but its operator.
     pub async fn denials(&self) -> anyhow::Result<std::collections::BTreeMap<String, u64>> {
         Ok(self.http.get(format!("{}/denials", self.url)).send().await?.json().await?)
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Lets the process deliver its receipts and end.
