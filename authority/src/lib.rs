@@ -3,10 +3,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests"))]
 
 pub mod agent_auth;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod dev_idp;
 pub mod domain;
 pub mod expiring;
 pub mod feed;
+pub mod http;
 pub mod log;
 pub mod oidc;
 pub mod secret;

@@ -326,3 +326,6 @@ pub fn origin(authority: &str, tenant: &Tenant) -> Result<Origin, crate::log::ch
     let host = authority.split_once("://").map_or(authority, |(_, rest)| rest);
     format!("{host}/{tenant}").parse()
 }
+
+#[cfg(test)]
+mod tests;

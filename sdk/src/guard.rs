@@ -13,7 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::decision::{Accept, Cause, Decision, Possession, ToolPolicy, decide};
 use procura_verifier::feed::Alarm;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
@@ -160,7 +160,10 @@ impl Guard {
             Decision::Allow(allow) => Some(allow.utc),
             Decision::Deny(_) => utc,
         };
-        if opened.proof.is_ok() || decision != Decision::Deny(Cause::Holder) {
+        // A receipt stands on the holder's signature, or on a bearer token that was taken as one; the rest is counted.
+        let bearer = opened.token.is_bearer() && self.policy.bearer == Accept::Yes;
+        // An unsealed token is never written down: it is the means to extend itself.
+        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() {
             self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
         } else if let Err(cause) = verdict {
             self.receipts.count(cause);
@@ -232,6 +235,9 @@ pub enum StartError {
     /// The trust file's key list is not its anchors'.
     #[error(transparent)]
     Trust(#[from] procura_verifier::key_list::KeyListError),
+    /// Each decision is to have a receipt, and a receipt cannot hold the means to extend a token.
+    #[error("a guard that writes receipts takes sealed tokens only")]
+    Unsealed,
     /// No randomness from the operating system.
     #[error("no randomness for the challenge of this instance")]
     Randomness,
@@ -243,6 +249,9 @@ impl Guard {
     /// Needs a tokio runtime, and a process-wide rustls provider where the authority is https. `http` must not have an
     /// overall timeout: the feed is one answer without end.
     pub fn start(config: GuardConfig, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        if config.policy.unsealed == Accept::Yes {
+            return Err(StartError::Unsealed);
+        }
         let view = Arc::new(View::new(config.audience.service().clone(), config.trust.keys()?));
         let replay = Arc::new(ReplayCache::new(random()?, config.max_proofs));
         let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());

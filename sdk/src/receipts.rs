@@ -110,7 +110,7 @@ impl Receipts {
                 if receipts.is_empty() && denials.is_none() {
                     break;
                 }
-                let body = serde_json::json!({ "verifier": self.0.verifier, "receipts": receipts, "denials": denials.iter().collect::<Vec<_>>() });
+                let body = serde_json::json!({ "receipts": receipts, "denials": denials.iter().collect::<Vec<_>>() });
                 loop {
                     let answer = http.post(format!("{authority}/v1/receipts")).json(&body).send().await;
                     if answer.is_ok_and(|a| a.status().is_success()) {

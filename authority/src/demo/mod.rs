@@ -129,6 +129,7 @@ impl Demo {
         self.tools.get(i).context("no such tool")
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a row of the demo's table")]
     /// What a tool makes of a call; strangers learn one word, so their cause is read where its operator reads it.
     async fn ask(&mut self, chapter: &'static str, what: &str, tool: usize, token: &SealedToken, key: &SigningKey, wish: &Wish, expected: &str) -> anyhow::Result<()> {
         let before = self.tool(tool)?.denials().await?;
@@ -186,21 +187,22 @@ impl Demo {
         self.ask(DECIDE, "another tenant's account", 1, &token, &key, &wish("umbrella", "transfer", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?, "denied: tenant").await?;
 
         self.raw(DECIDE, "no signature of the holder", 0, &token.authorization(), None, &good, "denied: holder").await?;
-        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut self.rng);
+        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut StdRng::from_os_rng());
         self.raw(DECIDE, "a call with its proof", 0, &token.authorization(), Some(&proof), &good, "allowed").await?;
         self.raw(DECIDE, "the same proof again, same instance", 0, &token.authorization(), Some(&proof), &good, "denied: replay").await?;
         self.raw(DECIDE, "the same proof at another instance", 1, &token.authorization(), Some(&proof), &good, "denied: audience").await?;
-        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut self.rng);
+        let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut StdRng::from_os_rng());
         self.raw(DECIDE, "a proof for other arguments", 0, &token.authorization(), Some(&proof), &transfer_to("acct/eu/7", 12_001)?, "denied: holder").await?;
 
         let ended = self.token.narrow(&[Restriction::Until(SystemClock.wall().secs().saturating_sub(1))], &mut self.rng)?.seal()?;
         self.ask(DECIDE, "a token that ended a second ago", 1, &ended, &key, &good, "denied: expired").await?;
+        // Eight characters before the end: inside the seal, which nothing follows.
         let mut bent = token.authorization().into_bytes();
-        let middle = bent.len() / 2;
-        if let Some(byte) = bent.get_mut(middle) {
+        let at = bent.len().saturating_sub(8);
+        if let Some(byte) = bent.get_mut(at) {
             *byte = if *byte == b'A' { b'B' } else { b'A' };
         }
-        self.raw(DECIDE, "one byte of the token changed", 2, std::str::from_utf8(&bent)?, Some(&proof), &good, "denied: malformed or signature").await?;
+        self.raw(DECIDE, "one byte of the token changed", 2, std::str::from_utf8(&bent)?, Some(&proof), &good, "denied: signature").await?;
         let unsealed = format!("Bearer {}", self.token.to_text());
         self.raw(DECIDE, "a token that the tool could extend: unsealed", 2, &unsealed, None, &good, "denied: malformed").await
     }
@@ -212,11 +214,7 @@ impl Demo {
         let began = Instant::now();
         let answer = self.tool(tool)?.instance.send(&path(wish), authorization, proof, &wish.args).await?;
         let took = began.elapsed();
-        let mut came = self.came(tool, &answer, &before).await?;
-        // Which of the two depends on whether the byte is of the form or of a key or signature.
-        if expected == "denied: malformed or signature" && (came == "denied: malformed" || came == "denied: signature") {
-            came = expected.to_owned();
-        }
+        let came = self.came(tool, &answer, &before).await?;
         self.report.step(chapter, what, expected, came, took);
         Ok(())
     }
@@ -250,8 +248,9 @@ impl Demo {
         let alice = self.alice.revoke("delegation", &id, "the month's invoices are paid");
         let measured = commit_to_deny(&self.tools, &token, &key, alice).await?;
         self.say_denied(REVOKE, "Alice revokes the delegation", &measured);
+        let began = Instant::now();
         let again = self.bot.at(&self.http, &self.authority.url).mint(&MintRequest { delegation: self.delegation, ttl_secs: None }, &mut self.rng).await;
-        self.report.step(REVOKE, "invoice-bot asks for a new token under it", "refused", minted(&again), Duration::ZERO);
+        self.report.step(REVOKE, "invoice-bot asks for a new token under it", "refused", minted(&again), began.elapsed());
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl Report {
     /// Words for the reader that are no step.
     pub fn note(&self, text: &str) {
         if !self.json {
-            println!("       {text}");
+            text.lines().for_each(|line| println!("       {line}"));
         }
     }
 

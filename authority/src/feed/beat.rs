@@ -171,3 +171,114 @@ impl Pulse {
 
 /// Longer than any commit should take; a verifier has long turned stale by then.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use procura_verifier::ids::SystemClock;
+    use procura_verifier::wire::Canonical as _;
+    use rand::SeedableRng as _;
+
+    use super::*;
+    use crate::signer::file::FileSigner;
+    use crate::store::contract::tenant;
+
+    fn head(seq: u64) -> FeedHead {
+        FeedHead { epoch: 1, seq, hash: [seq as u8; 32] }
+    }
+
+    fn pulse(clock: Arc<dyn Clock>) -> Arc<Pulse> {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Arc::new(FileSigner::open(folder.path(), &mut rand::rngs::StdRng::seed_from_u64(1)).unwrap());
+        let tree = TreeHead { size: 0, root: [0; 32] };
+        Arc::new(Pulse::new(tenant(), clock, signer, ClockId::from_bytes([1; 16]), head(0), tree, (1, [0; 32])))
+    }
+
+    struct Counting(AtomicU64);
+    impl Clock for Counting {
+        fn boot(&self) -> BootTime {
+            BootTime(self.0.fetch_add(1, Ordering::SeqCst))
+        }
+        fn wall(&self) -> UtcMillis {
+            UtcMillis(7)
+        }
+    }
+
+    #[test]
+    fn during_a_commit_the_moment_before_it_is_claimed() {
+        let p = pulse(Arc::new(Counting(AtomicU64::new(100))));
+        assert_eq!(p.look().0.boot, BootTime(100));
+        p.begin();
+        for _ in 0..3 {
+            let (at, state) = p.look();
+            assert_eq!((at.boot, state.head), (BootTime(101), head(0)));
+        }
+        p.settle(head(1));
+        let (at, state) = p.look();
+        assert_eq!((at.boot, state.head), (BootTime(105), head(1)));
+        p.begin();
+        p.abandon();
+        let (at, state) = p.look();
+        assert_eq!((at.boot, state.head), (BootTime(107), head(1)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_for_a_moment_after_its_question() {
+        let p = pulse(Arc::new(Counting(AtomicU64::new(100))));
+        let beat = |signed: SignedMessage| match Message::from_bytes(signed.unverified_payload()).unwrap() {
+            Message::Heartbeat(b) => b,
+            other => panic!("{other:?}"),
+        };
+        let idle = beat(p.answer(vec![vec![1; 16]]).await.unwrap());
+        assert_eq!((idle.t_us, idle.nonces), (101, vec![vec![1; 16]]));
+
+        // Asked while a commit is under way: its beginning lies before the question.
+        p.begin();
+        let asked = tokio::spawn({
+            let p = Arc::clone(&p);
+            async move { p.answer(vec![vec![2; 16]]).await }
+        });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!asked.is_finished());
+        // The next commit begins at once, but after the question: that moment will do.
+        p.settle(head(1));
+        p.begin();
+        let busy = beat(asked.await.unwrap().unwrap());
+        assert_eq!(busy.head_seq, 1);
+        let begun = p.look().0.boot.0;
+        assert!(busy.t_us <= begun && busy.t_us > 102, "{} {begun}", busy.t_us);
+    }
+
+    /// The argument of the module, against threads and the machine's clock.
+    #[test]
+    fn no_beat_claims_a_moment_after_a_commit_that_it_does_not_contain() {
+        const ROUNDS: u64 = 20_000;
+        let clock = SystemClock;
+        let p = pulse(Arc::new(clock));
+        // When the COMMIT of each number returned.
+        let returned: Arc<Vec<AtomicU64>> = Arc::new((0..=ROUNDS + 1).map(|_| AtomicU64::new(u64::MAX)).collect());
+        let writer = std::thread::spawn({
+            let (p, returned) = (Arc::clone(&p), Arc::clone(&returned));
+            move || {
+                for n in 1..=ROUNDS {
+                    p.begin();
+                    returned[n as usize].store(clock.boot().0, Ordering::SeqCst);
+                    p.settle(head(n));
+                }
+            }
+        });
+        let mut seen = Vec::new();
+        while !writer.is_finished() {
+            let (at, state) = p.look();
+            seen.push((at.boot.0, state.head.seq));
+        }
+        writer.join().unwrap();
+        for (t, n) in seen {
+            let next = returned[n as usize + 1].load(Ordering::SeqCst);
+            assert!(t <= next, "claims head {n} at {t}, but number {} was committed at {next}", n + 1);
+        }
+    }
+}

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::auth::Caller;
 use super::body::Body;
 use super::{ApiError, AppState};
-use crate::usecase::register_agent::{self, RegisterError};
+use crate::usecase::register_agent::{self, RegisterError, Registration};
 
 /// `{}`
 #[derive(serde::Deserialize)]
@@ -32,32 +32,25 @@ pub struct RegisterBody {
 
 /// `POST /v1/agents/challenges`: 32 bytes to sign, good once, for five minutes, for this human.
 pub async fn challenge(State(app): State<AppState>, caller: Caller, Body(ChallengeBody {}): Body<ChallengeBody>) -> Result<Json<Value>, ApiError> {
-    let owner = human(&caller)?;
-    let nonce = app.ctx.with_rng(|rng| app.challenges.draw(app.ctx.clock.wall(), rng, owner));
+    let nonce = register_agent::challenge(&app.ctx, &caller.0).map_err(refused)?;
     Ok(Json(json!({ "challenge": hex::encode(nonce) })))
 }
 
 /// `POST /v1/agents`: registers an agent of the caller.
 pub async fn register(State(app): State<AppState>, caller: Caller, Body(body): Body<RegisterBody>) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let owner = human(&caller)?;
     let (mut nonce, mut signature) = ([0; 32], [0; 64]);
     hex::decode_to_slice(&body.challenge, &mut nonce).map_err(|_| ApiError::bad_request("expected a challenge of 32 bytes in hex"))?;
     hex::decode_to_slice(&body.signature, &mut signature).map_err(|_| ApiError::bad_request("expected a signature of 64 bytes in hex"))?;
-    let proven = app.challenges.redeem(app.ctx.clock.wall(), owner, &app.ctx.tenant, &nonce, &body.key, &signature);
-    proven.map_err(|e| ApiError::forbidden(e.to_string()))?;
-    let registered = register_agent::register_agent(&app.ctx, owner, body.name, body.key).await.map_err(refused)?;
-    let answer = json!({ "agent": registered.agent, "card": BASE64.encode(registered.card.to_bytes()), "leaf_index": registered.leaf_index });
+    let asked = Registration { name: body.name, key: body.key, nonce, signature };
+    let registered = register_agent::register_agent(&app.ctx, &caller.0, &asked).await.map_err(refused)?;
+    let answer = json!({ "agent": registered.agent, "card": BASE64.encode(registered.card.to_bytes()), "leaf_index": registered.leaf });
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-/// Agents belong to people.
-pub(super) fn human(caller: &Caller) -> Result<procura_verifier::ids::HumanId, ApiError> {
-    caller.0.human().ok_or_else(|| ApiError::forbidden("expected a person who is signed in"))
 }
 
 fn refused(e: RegisterError) -> ApiError {
     match e {
-        RegisterError::Taken(_) => ApiError::conflict(e.to_string()),
-        RegisterError::Unavailable(_) => ApiError::unavailable(e),
+        RegisterError::NotHuman | RegisterError::Possession(_) => ApiError::forbidden(e.to_string()),
+        RegisterError::NameTaken(_) | RegisterError::KeyTaken(_) => ApiError::conflict(e.to_string()),
+        RegisterError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -31,7 +31,6 @@ pub struct CreateBody {
 
 /// `POST /v1/delegations`.
 pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Body<CreateBody>) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let human = super::agents::human(&caller)?;
     let terms = Terms {
         capabilities: body.capabilities,
         audiences: body.audiences,
@@ -44,17 +43,18 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
         freshness_ms: 150,
         class_max: body.class_max.unwrap_or(DataClass::Restricted),
     };
-    let granted = delegate::delegate(&app.ctx, human, body.agent, terms).await.map_err(refused)?;
-    let answer = json!({ "delegation": granted.delegation, "summary": granted.summary, "not_after_ms": granted.not_after, "leaf_index": granted.leaf_index });
+    let not_after = terms.not_after;
+    let granted = delegate::delegate(&app.ctx, &caller.0, body.agent, terms, None).await.map_err(refused)?;
+    let answer = json!({ "delegation": granted.delegation, "summary": granted.text, "not_after_ms": not_after, "leaf_index": granted.leaf });
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
 fn refused(e: DelegateError) -> ApiError {
     match e {
-        DelegateError::Terms(_) => ApiError::bad_request(e.to_string()),
-        DelegateError::Beyond(_) | DelegateError::Forbidden => ApiError::forbidden(e.to_string()),
-        DelegateError::UnknownAgent => ApiError::not_found(e.to_string()),
-        DelegateError::AgentNotActive | DelegateError::Moved => ApiError::conflict(e.to_string()),
-        DelegateError::Unavailable(_) => ApiError::unavailable(e),
+        DelegateError::Terms(_) | DelegateError::Ttl { .. } => ApiError::bad_request(e.to_string()),
+        DelegateError::Beyond(_) | DelegateError::NotHuman => ApiError::forbidden(e.to_string()),
+        DelegateError::NoAgent(_) => ApiError::not_found(e.to_string()),
+        DelegateError::OtherRequest(_) => ApiError::conflict(e.to_string()),
+        DelegateError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -35,8 +35,8 @@ pub struct TailAsked {
 pub async fn stream(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let nonce = app.nonce(&asked)?;
     // Subscribed before the head is asked for: what is committed in between comes twice, never not at all.
-    let subscription = app.feed.subscribe();
-    let first = app.feed.answer(nonce).await.map_err(unavailable)?;
+    let subscription = app.ctx.feed.subscribe();
+    let first = app.ctx.feed.answer(nonce).await.map_err(unavailable)?;
     let events = stream::unfold((Some(first), subscription), next);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
@@ -56,7 +56,7 @@ async fn next((first, mut subscription): (Option<std::sync::Arc<SignedMessage>>,
 pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -> Result<Json<serde_json::Value>, ApiError> {
     app.is_ours(&asked.tenant)?;
     let after = asked.from.checked_sub(1).ok_or_else(|| ApiError::bad_request("from is 0, expected at least 1"))?;
-    let messages = app.feed.tail(asked.epoch, after).await.map_err(unavailable)?;
+    let messages = app.ctx.feed.tail(asked.epoch, after).await.map_err(unavailable)?;
     let more = messages.len() >= MAX_TAIL as usize;
     Ok(Json(serde_json::json!({ "messages": messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": more })))
 }
@@ -64,7 +64,7 @@ pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -
 /// `GET /v1/feed/head`: the head, signed over the nonce, as of a moment after the request came in.
 pub async fn head(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Json<serde_json::Value>, ApiError> {
     let nonce = app.nonce(&asked)?;
-    let message = app.feed.answer(nonce).await.map_err(unavailable)?;
+    let message = app.ctx.feed.answer(nonce).await.map_err(unavailable)?;
     Ok(Json(serde_json::json!({ "message": text(&message) })))
 }
 

@@ -14,8 +14,8 @@ pub async fn alive() -> Json<Value> {
 
 /// `GET /readyz`: the store answers and the writer runs.
 pub async fn ready(State(app): State<AppState>) -> Result<Json<Value>, ApiError> {
-    let head = app.store.head().await.map_err(ApiError::unavailable)?;
-    if !app.writer.is_running() {
+    let head = app.ctx.store.head().await.map_err(ApiError::unavailable)?;
+    if !app.ctx.writer.is_running() {
         return Err(ApiError::unavailable("the writer has ended"));
     }
     Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq })))

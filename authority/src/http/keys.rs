@@ -12,9 +12,9 @@ use crate::log::checkpoint::Vkey;
 
 /// `GET /v1/keys`.
 pub async fn list(State(app): State<AppState>) -> Result<Json<Value>, ApiError> {
-    let stored = app.store.key_list().await.map_err(ApiError::unavailable)?;
+    let stored = app.ctx.store.key_list().await.map_err(ApiError::unavailable)?;
     let (version, signed) = stored.ok_or_else(|| ApiError::unavailable("no key list"))?;
-    let origin = &app.ctx.origin;
+    let origin = &app.origin;
     let vkeys: Vec<_> = app.ctx.keys.of(KeyUse::Log).map(|k| Vkey { origin: origin.clone(), key: k.key }.to_string()).collect();
     Ok(Json(json!({ "version": version, "key_list": BASE64.encode(signed), "log_vkeys": vkeys })))
 }

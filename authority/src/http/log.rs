@@ -12,21 +12,21 @@ use crate::log::tree::TILE_WIDTH;
 
 /// `GET /checkpoint`: the newest signed note.
 pub async fn checkpoint(State(app): State<AppState>) -> Response {
-    let note = app.writer.checkpoint().note.to_string();
+    let note = app.ctx.writer.checkpoint().note.to_string();
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")], note).into_response()
 }
 
 /// `GET /tile/…`: a hash tile for anyone, an entry bundle for auditors (leaves name agents and, by pseudonym, humans).
 pub async fn tile(State(app): State<AppState>, caller: Option<Caller>, Path(path): Path<String>) -> Result<Response, ApiError> {
     let path: TilePath = format!("tile/{path}").parse().map_err(|_| ApiError::not_found("no such tile"))?;
-    let size = app.writer.checkpoint().tree.size;
+    let size = app.ctx.writer.checkpoint().tree.size;
     // Only what a released checkpoint covers.
     if !path.is_within(size) {
         return Err(ApiError::not_found("no such tile"));
     }
     let bytes = match path.layer() {
         Layer::Hashes(level) => {
-            let stored = app.store.tile(level, path.index()).await.map_err(ApiError::unavailable)?;
+            let stored = app.ctx.store.tile(level, path.index()).await.map_err(ApiError::unavailable)?;
             let stored = stored.ok_or_else(|| ApiError::not_found("no such tile"))?;
             // Stored as far as it has grown; a narrower one is its prefix.
             stored.get(..path.width() as usize * 32).map(<[u8]>::to_vec).ok_or_else(|| ApiError::not_found("no such tile"))?
@@ -36,7 +36,7 @@ pub async fn tile(State(app): State<AppState>, caller: Option<Caller>, Path(path
             if !caller.0.has(Role::Auditor) {
                 return Err(ApiError::forbidden("entries need the role auditor"));
             }
-            let leaves = app.store.leaves(path.index() * TILE_WIDTH, u32::try_from(path.width()).unwrap_or(0)).await.map_err(ApiError::unavailable)?;
+            let leaves = app.ctx.store.leaves(path.index() * TILE_WIDTH, u32::try_from(path.width()).unwrap_or(0)).await.map_err(ApiError::unavailable)?;
             let mut bundle = Vec::new();
             for leaf in &leaves {
                 push_entry(&mut bundle, leaf).map_err(ApiError::unavailable)?;

@@ -23,19 +23,18 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::Router;
 use procura_verifier::ids::Tenant;
+use procura_verifier::key_list::UnverifiedKeyList;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
-use crate::agent_auth::Challenges;
 use crate::domain::principal::Principal;
+use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::oidc::session::{Session, Sessions};
-use crate::store::Store;
 use crate::usecase::Context;
-use crate::writer::Writer;
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -47,18 +46,14 @@ pub struct Shared {
     pub ctx: Arc<Context>,
     /// The authority's URL: issuer, and origin of its own pages.
     pub authority: String,
-    /// Reads.
-    pub store: Arc<dyn Store>,
-    /// For the newest checkpoint.
-    pub writer: Writer,
-    /// The feed.
-    pub feed: crate::feed::Feed,
+    /// The log's name.
+    pub origin: Origin,
+    /// The key list in force, as it travels.
+    pub signed_key_list: UnverifiedKeyList,
     /// Who is signed in.
     pub sessions: Arc<Sessions>,
     /// How sessions travel.
     pub cookies: Cookies,
-    /// Possession challenges.
-    pub challenges: Challenges,
     /// Sign-in pages.
     pub oidc: Arc<OidcState>,
 }
@@ -81,13 +76,16 @@ impl AppState {
         if *tenant == self.ctx.tenant { Ok(()) } else { Err(ApiError::not_found(format!("tenant is `{tenant}`, which is not served here"))) }
     }
 
+    /// The person behind a session, with the roles of this moment.
     async fn principal(&self, session: &Session) -> Result<Principal, ApiError> {
-        let roles = crate::usecase::sign_in::roles(&self.ctx, session.human).await.map_err(ApiError::unavailable)?;
-        Ok(Principal::Human { id: session.human, roles, auth_time: session.auth_time.unwrap_or_default() })
+        let human = self.ctx.store.find_human(session.human).await.map_err(ApiError::unavailable)?;
+        let human = human.ok_or_else(|| ApiError::unauthenticated("the person is no longer known: sign in again"))?;
+        let roles = self.ctx.grants.of(&human.subject).roles;
+        Ok(Principal::Human { id: human.id, roles, auth_time: session.auth_time.unwrap_or_default() })
     }
 
     async fn export(&self) -> anyhow::Result<Vec<u8>> {
-        crate::app::export(&self.ctx, &*self.store, &self.writer.checkpoint()).await
+        crate::app::export(&self.ctx, &self.signed_key_list, &self.ctx.writer.checkpoint()).await
     }
 }
 

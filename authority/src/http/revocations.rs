@@ -22,12 +22,12 @@ pub struct CreateBody {
 
 /// `POST /v1/revocations`: durable before it is answered, on its way to every verifier right after.
 pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Body<CreateBody>) -> Result<(StatusCode, Json<Value>), ApiError> {
-    if body.reason.is_empty() || body.reason.len() > 500 {
-        return Err(ApiError::bad_request("expected a reason of 1 to 500 bytes"));
+    if body.reason.is_empty() {
+        return Err(ApiError::bad_request("expected a reason"));
     }
     let target = target(&body.what, body.id.as_deref())?;
-    let revoked = revoke::revoke(&app.ctx, &caller.0, target, &body.reason).await.map_err(refused)?;
-    Ok((StatusCode::CREATED, Json(json!({ "feed_seq": revoked.feed_seq, "leaf_index": revoked.leaf_index, "committed_us": revoked.committed.0 }))))
+    let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await.map_err(refused)?;
+    Ok((StatusCode::CREATED, Json(json!({ "feed_seq": revoked.feed_seq, "leaf_index": revoked.leaf, "committed_us": revoked.committed.map(|c| c.0) }))))
 }
 
 fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
@@ -38,9 +38,9 @@ fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
         "delegation" => Target::Delegation(id()?.parse().map_err(|e| bad(&e))?),
         "agent" => Target::Agent(id()?.parse().map_err(|e| bad(&e))?),
         "human" => Target::Human(id()?.parse().map_err(|e| bad(&e))?),
-        "key" => Target::Key(id()?.parse().map_err(|e| bad(&e))?),
+        "key" => Target::HolderKey(id()?.parse().map_err(|e| bad(&e))?),
         "tenant" => Target::Tenant,
-        "all" => Target::All,
+        "all" => Target::Everything,
         _ => return Err(ApiError::bad_request("expected `what` to be token, delegation, agent, human, key, tenant or all")),
     })
 }
@@ -49,6 +49,8 @@ fn refused(e: RevokeError) -> ApiError {
     match e {
         RevokeError::Forbidden => ApiError::forbidden(e.to_string()),
         RevokeError::Unknown => ApiError::not_found(e.to_string()),
-        RevokeError::Unavailable(_) => ApiError::unavailable(e),
+        RevokeError::Reason(_) => ApiError::bad_request(e.to_string()),
+        RevokeError::OtherRequest(_) => ApiError::conflict(e.to_string()),
+        RevokeError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

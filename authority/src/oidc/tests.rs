@@ -38,6 +38,12 @@ struct World {
     rp: RelyingParty,
 }
 
+/// Another seed for each sign-in: two with one nonce would not be told apart.
+fn next_seed() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
 async fn world() -> World {
     world_with(|c| c).await
 }
@@ -58,7 +64,7 @@ struct Arrived {
 }
 
 async fn arrive(rp: &RelyingParty, browser: &Browser, change: impl FnOnce(&mut LoginAttempt)) -> Arrived {
-    let mut begun = rp.begin(START, &mut *rng(rand::random()));
+    let mut begun = rp.begin(START, &mut *rng(next_seed()));
     change(&mut begun.attempt);
     let to = browser.sign_in(begun.url.as_str(), "alice").await;
     let callback = Callback { code: param(&to, "code"), state: param(&to, "state"), iss: param(&to, "iss"), error: param(&to, "error") };
@@ -300,7 +306,7 @@ async fn an_attempt_is_found_once_and_for_ten_minutes() {
     let w = world().await;
     let attempts = LoginAttempts::default();
     let keep = || {
-        let begun = w.rp.begin(START, &mut *rng(rand::random()));
+        let begun = w.rp.begin(START, &mut *rng(next_seed()));
         let state = param(&begun.url, "state").unwrap();
         attempts.insert(begun.attempt, Then::Browser);
         state

@@ -17,6 +17,7 @@ use procura_verifier::wire::Malformed;
 use zeroize::Zeroizing;
 
 use super::Signer;
+use crate::log::bundle::{BundleWriter, ExportError};
 use crate::log::checkpoint::{Checkpoint, CheckpointError};
 use crate::log::event::Event;
 use crate::log::leaf::{LeafError, SignedLeaf};
@@ -103,6 +104,9 @@ impl Signer for FileSigner {
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
         checkpoint.sign(&self.log)
     }
+    fn bundle(&self, bundle: BundleWriter<'_>, checkpoint: &[u8], exported: UtcMillis) -> Result<Vec<u8>, ExportError> {
+        bundle.finish(checkpoint, exported, &self.log)
+    }
     fn feed(&self, message: &Message) -> SignedMessage {
         SignedMessage::sign(message, &self.feed)
     }
@@ -151,6 +155,18 @@ pub fn load_or_make(folder: &Path, name: &str, rng: &mut impl rand::CryptoRng) -
             Ok(key)
         }
     }
+}
+
+/// Writes a key to a file that is not there yet, mode 0600.
+pub fn write_key(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
+    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyFileError::NotAKey(path.to_owned()))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_new(folder, path, pem.as_bytes()).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+}
+
+/// Reads a key file, which nobody else may be able to read.
+pub fn read_key(path: &Path) -> Result<SigningKey, KeyFileError> {
+    load(path)?.ok_or_else(|| KeyFileError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
 }
 
 fn load(path: &Path) -> Result<Option<SigningKey>, KeyFileError> {

@@ -10,6 +10,7 @@ use procura_verifier::ids::{Key, Tenant, UtcMillis};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Malformed;
 
+use crate::log::bundle::{BundleWriter, ExportError};
 use crate::log::checkpoint::{Checkpoint, CheckpointError};
 use crate::log::event::Event;
 use crate::log::leaf::{LeafError, SignedLeaf};
@@ -26,6 +27,8 @@ pub trait Signer: Send + Sync {
     fn leaf(&self, event: &Event, tenant: &Tenant, at: UtcMillis) -> Result<SignedLeaf, LeafError>;
     /// Log key. Only for a head that is committed and recorded as released.
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError>;
+    /// Log key: the manifest of an export, and nothing else of it.
+    fn bundle(&self, bundle: BundleWriter<'_>, checkpoint: &[u8], exported: UtcMillis) -> Result<Vec<u8>, ExportError>;
     /// Feed key. Only for messages that are committed, and for heartbeats.
     fn feed(&self, message: &Message) -> SignedMessage;
 }

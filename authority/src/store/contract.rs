@@ -33,10 +33,26 @@ fn agent_key() -> AgentKey {
 }
 fn delegation() -> Delegation {
     let generations = Generations { human: 1, ..Generations::default() };
-    Delegation { id: DELEGATION, tenant: tenant(), human: HUMAN, agent: AGENT, terms: terms(), generations, version: 1, state: DelegationState::Live, created: NOW }
+    Delegation {
+        id: DELEGATION,
+        tenant: tenant(),
+        human: HUMAN,
+        agent: AGENT,
+        terms: terms(),
+        generations,
+        version: 1,
+        state: DelegationState::Live,
+        created: NOW,
+    }
 }
 fn token(n: u8) -> TokenRecord {
-    TokenRecord { tid: Tid::from_bytes([n; 16]), delegation: DELEGATION, expires_secs: NOW.secs() + 60, ancestors: vec![Tid::from_bytes([n + 1; 16]), Tid::from_bytes([n + 2; 16])], revoked: None }
+    TokenRecord {
+        tid: Tid::from_bytes([n; 16]),
+        delegation: DELEGATION,
+        expires_secs: NOW.secs() + 60,
+        ancestors: vec![Tid::from_bytes([n + 1; 16]), Tid::from_bytes([n + 2; 16])],
+        revoked: None,
+    }
 }
 fn verifier() -> Verifier {
     Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW }
@@ -206,7 +222,9 @@ async fn a_refused_change_leaves_the_others_and_writes_nothing(store: Arc<dyn St
 async fn each_condition_is_asked(store: Arc<dyn Store>) {
     one(&*store, 1, registered()).await.unwrap();
     one(&*store, 2, floor(1)).await.unwrap();
-    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), receipt(1, None, 0), Row::KeyList(1, vec![1])])).await.unwrap();
+    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), receipt(1, None, 0), Row::KeyList(1, vec![1])]))
+        .await
+        .unwrap();
     let (human, other) = (FloorScope::Human(HUMAN), AgentId::from_bytes([50; 16]));
     let cases: Vec<(Change, Refused, Change)> = vec![
         (needs(Require::GenerationIs(human, 0)), Refused::GenerationMoved(human, 1), needs(Require::GenerationIs(human, 1))),
@@ -247,17 +265,31 @@ async fn each_condition_is_asked(store: Arc<dyn Store>) {
         (
             rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([64; 16]), key: Key::from_bytes([64; 32]), ..verifier() })]),
             Refused::AudienceTaken,
-            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([64; 16]), key: Key::from_bytes([64; 32]), audience: "payments/2".parse().unwrap(), ..verifier() })]),
+            rows(vec![Row::Verifier(Verifier {
+                id: VerifierId::from_bytes([64; 16]),
+                key: Key::from_bytes([64; 32]),
+                audience: "payments/2".parse().unwrap(),
+                ..verifier()
+            })]),
         ),
         (
             rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([65; 16]), key: KEY, audience: "payments/3".parse().unwrap(), ..verifier() })]),
             Refused::KeyTaken,
-            rows(vec![Row::Verifier(Verifier { id: VerifierId::from_bytes([65; 16]), key: Key::from_bytes([65; 32]), audience: "payments/3".parse().unwrap(), ..verifier() })]),
+            rows(vec![Row::Verifier(Verifier {
+                id: VerifierId::from_bytes([65; 16]),
+                key: Key::from_bytes([65; 32]),
+                audience: "payments/3".parse().unwrap(),
+                ..verifier()
+            })]),
         ),
         (rows(vec![receipt(1, None, 0)]), Refused::ReceiptKnown, rows(vec![receipt(2, Some(1), 0)])),
         (rows(vec![receipt(4, Some(3), 0)]), Refused::ReceiptGap, rows(vec![receipt(3, Some(2), 0)])),
         (Change { leaves: vec![vec![0; 65_536]], ..Change::default() }, Refused::TooBig, Change { leaves: vec![vec![0; 65_535]], ..Change::default() }),
-        (Change { items: vec![Item::HolderKey { key: KEY }], ..Change::default() }, Refused::TooBig, Change { items: vec![Item::HolderKey { key: KEY }], leaves: vec![vec![0]], ..Change::default() }),
+        (
+            Change { items: vec![Item::HolderKey { key: KEY }], ..Change::default() },
+            Refused::TooBig,
+            Change { items: vec![Item::HolderKey { key: KEY }], leaves: vec![vec![0]], ..Change::default() },
+        ),
     ];
     for (n, (bad, expected, good)) in cases.into_iter().enumerate() {
         let done = store.commit(&batch(10 + n as u8, vec![bad, good])).await.unwrap();
@@ -281,7 +313,10 @@ async fn within_a_batch_the_first_wins(store: Arc<dyn Store>) {
     let done = store.commit(&batch(1, vec![jti(), jti(), floor(1), floor(1), alice(1), alice(2), answer(1), answer(2)])).await.unwrap();
     let scope = FloorScope::Human(HUMAN);
     let refusals: Vec<_> = done.outcomes.into_iter().map(Result::err).collect();
-    assert_eq!(refusals, [None, Some(Refused::JtiSpent), None, Some(Refused::GenerationMoved(scope, 1)), None, Some(Refused::HumanKnown), None, Some(Refused::Answered)]);
+    assert_eq!(
+        refusals,
+        [None, Some(Refused::JtiSpent), None, Some(Refused::GenerationMoved(scope, 1)), None, Some(Refused::HumanKnown), None, Some(Refused::Answered)]
+    );
     assert_eq!(store.find_human_by_subject(&subject("alice")).await.unwrap().map(|h| h.id), Some(HumanId::from_bytes([1; 16])));
 }
 
@@ -382,7 +417,8 @@ mod only_sqlite {
             }
         }
         let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
-        for sql in ["UPDATE leaf SET bytes = x'00'", "DELETE FROM leaf", "DELETE FROM feed", "UPDATE feed SET seq = 9", "UPDATE generation SET generation = 1"] {
+        for sql in ["UPDATE leaf SET bytes = x'00'", "DELETE FROM leaf", "DELETE FROM feed", "UPDATE feed SET seq = 9", "UPDATE generation SET generation = 1"]
+        {
             assert!(sqlx::query(sql).execute(&mut c).await.is_err(), "{sql}");
         }
     }

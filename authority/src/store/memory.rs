@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use tokio::sync::Semaphore;
 
 use super::plan::{Facts, Needs, Plan};
 use super::{
@@ -26,6 +27,7 @@ use crate::signer::released::TreeHead;
 pub struct Memory {
     tenant: Tenant,
     state: Mutex<State>,
+    gate: Semaphore,
 }
 
 /// How the next commit fails.
@@ -88,7 +90,7 @@ impl Memory {
             commits: 0,
             down: false,
         };
-        Self { tenant, state: Mutex::new(state) }
+        Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS) }
     }
 
     /// Makes the next commit fail; said twice, the next two.
@@ -96,12 +98,22 @@ impl Memory {
         self.state().failures.push(failure);
     }
 
-    /// While true, reads fail too.
-    pub fn set_down(&self, down: bool) {
+    /// From now on commits wait until they are let through.
+    pub fn hold(&self) {
+        self.gate.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    /// Lets this many commits through.
+    pub fn let_through(&self, commits: usize) {
+        self.gate.add_permits(commits);
+    }
+
+    /// While true, reads fail.
+    pub fn set_reads_down(&self, down: bool) {
         self.state().down = down;
     }
 
-    /// How many commits were tried.
+    /// How many commits were begun.
     pub fn commits(&self) -> usize {
         self.state().commits
     }
@@ -249,29 +261,38 @@ impl Store for Memory {
     }
 
     fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>> {
+        async {
+            self.state().commits += 1;
+            // The gate is never closed.
+            if let Ok(permit) = self.gate.acquire().await {
+                permit.forget();
+            }
+            self.commit_now(batch)
+        }
+        .boxed()
+    }
+}
+
+impl Memory {
+    fn commit_now(&self, batch: &Batch) -> Result<Committed, CommitError> {
         let mut state = self.state();
-        state.commits += 1;
         let unavailable = |why: &str| Err(CommitError::Unavailable(StoreError::Unavailable(why.to_owned())));
         let failure = if state.failures.is_empty() { None } else { Some(state.failures.remove(0)) };
-        if state.down || failure == Some(Failure::NotWritten) {
-            return ready(unavailable("down")).boxed();
+        if failure == Some(Failure::NotWritten) {
+            return unavailable("down");
         }
         if state.batches.contains(&batch.id) {
-            return ready(unavailable("the batch was committed before")).boxed();
+            return unavailable("the batch was committed before");
         }
         let head = state.head;
         debug_assert!(partial_tiles(head.tree.size).all(|place| state.tiles.contains_key(&place)));
-        let tree = match restored(head, |level, index| state.tiles.get(&(level, index)).cloned()) {
-            Ok(tree) => tree,
-            Err(e) => return ready(Err(e.into())).boxed(),
-        };
+        let tree = restored(head, |level, index| state.tiles.get(&(level, index)).cloned())?;
         let plan = Plan::make(&self.tenant, head, tree, state.facts(&Needs::of(batch)), batch);
-        let done = match failure {
+        match failure {
             Some(Failure::UnknownNotWritten) => Err(CommitError::Unknown(Box::new(plan.committed), "injected".to_owned())),
             Some(_) => Err(CommitError::Unknown(Box::new(state.write(batch, plan)), "injected".to_owned())),
             None => Ok(state.write(batch, plan)),
-        };
-        ready(done).boxed()
+        }
     }
 }
 

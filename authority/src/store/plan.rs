@@ -196,7 +196,7 @@ impl Facts {
             Row::Receipt(r) => {
                 ok(!self.receipts.contains(&r.slot), Refused::ReceiptKnown)?;
                 ok(r.after.is_none_or(|s| self.receipts.contains(&s)), Refused::ReceiptGap)
-            },
+            }
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) => Ok(()),

@@ -10,12 +10,12 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
 
-use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, VerifierRow, fixed, int, number, scope_bytes};
+use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
 use super::lock::{FolderLock, LockError};
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
@@ -131,15 +131,18 @@ impl Store for Sqlite {
 
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
         async move {
-            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
-                .bind(self.tenant.as_str())
-                .bind(int(epoch))
-                .bind(int(seq))
-                .bind(i64::from(limit))
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
-            rows.into_iter().map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) })).collect()
+            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
+                sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
+                    .bind(self.tenant.as_str())
+                    .bind(int(epoch))
+                    .bind(int(seq))
+                    .bind(i64::from(limit))
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
+            rows.into_iter()
+                .map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) }))
+                .collect()
         }
         .boxed()
     }
@@ -241,12 +244,13 @@ impl Store for Sqlite {
 
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
-            let rows: Vec<AgentKeyRow> = sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY added_ms, key LIMIT 64")
-                .bind(self.tenant.as_str())
-                .bind(agent.as_bytes().as_slice())
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let rows: Vec<AgentKeyRow> =
+                sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY added_ms, key LIMIT 64")
+                    .bind(self.tenant.as_str())
+                    .bind(agent.as_bytes().as_slice())
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -254,12 +258,13 @@ impl Store for Sqlite {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
-                .bind(self.tenant.as_str())
-                .bind(owner.as_bytes().as_slice())
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let rows: Vec<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
+                    .bind(self.tenant.as_str())
+                    .bind(owner.as_bytes().as_slice())
+                    .fetch_all(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -311,22 +316,13 @@ impl Store for Sqlite {
 
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         async move {
-            let row: Option<(Vec<u8>, i64, Vec<u8>, Option<i64>)> = sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = ?1 AND id = ?2")
+            let row: Option<TokenRow> = sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = ?1 AND id = ?2")
                 .bind(self.tenant.as_str())
                 .bind(tid.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(unavailable)?;
-            row.map(|(delegation, expires, ancestors, revoked)| {
-                Ok(TokenRecord {
-                    tid,
-                    delegation: DelegationId::from_bytes(fixed(&delegation, "token", "delegation")?),
-                    expires_secs: number(expires, "token", "expires_secs")?,
-                    ancestors: ancestors.chunks(16).map(|a| Ok(Tid::from_bytes(fixed(a, "token", "ancestors")?))).collect::<Result<_, StoreError>>()?,
-                    revoked: revoked.map(|at| Ok::<_, StoreError>(UtcMillis(number(at, "token", "revoked_ms")?))).transpose()?,
-                })
-            })
-            .transpose()
+            row.map(|r| r.into_domain(tid)).transpose()
         }
         .boxed()
     }
@@ -397,12 +393,13 @@ impl Store for Sqlite {
 
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>> {
         async move {
-            let row: Option<AnswerRow> = sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = ?1 AND key = ?2")
-                .bind(self.tenant.as_str())
-                .bind(key.to_vec())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AnswerRow> =
+                sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = ?1 AND key = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(key.to_vec())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(|r| r.into_domain(key)).transpose()
         }
         .boxed()

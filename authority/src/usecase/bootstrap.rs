@@ -97,14 +97,27 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let key_list = (keys.payload().version, *keys.hash());
     let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
-    let parts = Parts { store: Arc::clone(&store), signer: Arc::clone(&signer), clock: Arc::clone(&clock), rng: writer_rng, origin, released, pulse, feed: feed.clone() };
+    let parts = Parts {
+        store: Arc::clone(&store),
+        signer: Arc::clone(&signer),
+        clock: Arc::clone(&clock),
+        rng: writer_rng,
+        origin,
+        released,
+        pulse,
+        feed: feed.clone(),
+    };
     let writer = Writer::start(parts).await?;
     let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
     Ok(Started { context: Arc::new(context), key_list: signed })
 }
 
 /// Before the writer runs, so this is the only writer there is.
-async fn record_first(start: &mut Start, tenant: &Tenant, first_list: impl FnOnce(UtcMillis) -> UnverifiedKeyList) -> Result<UnverifiedKeyList, BootstrapError> {
+async fn record_first(
+    start: &mut Start,
+    tenant: &Tenant,
+    first_list: impl FnOnce(UtcMillis) -> UnverifiedKeyList,
+) -> Result<UnverifiedKeyList, BootstrapError> {
     let now = start.clock.wall();
     let signed = first_list(now);
     let keys: KeyList = start.anchors.accept(&signed, tenant)?;

@@ -90,7 +90,8 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
             generations: log_generations(&generations),
             text_hash,
         };
-        let delegation = Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
+        let delegation =
+            Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
         // A kill between reading and writing must not leave a grant behind that was asked for before it.
         let mut requires: Vec<_> = delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)).collect();
         requires.push(Require::AgentActive(agent.id));
@@ -158,7 +159,12 @@ mod tests {
         let bot = app.register(&alice, "invoice-bot", 1).await.unwrap();
         let greedy = || {
             let mut t = terms();
-            t.capabilities = vec![serde_json::from_str(r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":250000,"unit":"EUR"}]}"#).unwrap()];
+            t.capabilities = vec![
+                serde_json::from_str(
+                    r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"at_most","arg":"amount","max":250000,"unit":"EUR"}]}"#,
+                )
+                .unwrap(),
+            ];
             t
         };
         let said = delegate(&app.ctx, &alice, bot.agent, greedy(), None).await.unwrap_err();

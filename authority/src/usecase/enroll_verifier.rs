@@ -69,7 +69,9 @@ mod tests {
         let audience: Audience = "payments/1".parse().unwrap();
         assert_eq!(enroll_verifier(&app.ctx, &alice, audience.clone(), key(9)).await, Err(EnrollError::Forbidden));
         let done = enroll_verifier(&app.ctx, &root, audience.clone(), key(9)).await.unwrap();
-        assert!(matches!(app.events().await.last(), Some(event::Event::Verifier(e)) if e.verifier == done.verifier && e.service == "payments" && e.instance == "1"));
+        assert!(
+            matches!(app.events().await.last(), Some(event::Event::Verifier(e)) if e.verifier == done.verifier && e.service == "payments" && e.instance == "1")
+        );
         assert_eq!(enroll_verifier(&app.ctx, &root, audience.clone(), key(8)).await, Err(EnrollError::AudienceTaken(audience)));
         let other: Audience = "payments/2".parse().unwrap();
         assert_eq!(enroll_verifier(&app.ctx, &root, other.clone(), key(9)).await, Err(EnrollError::KeyTaken(key(9))));

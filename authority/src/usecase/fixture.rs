@@ -1,11 +1,11 @@
 //! An authority for tests: a clock moved by hand, seeded randomness, real keys, and people with and without roles.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use procura_verifier::ids::{AgentId, BootTime, Clock, DelegationId, Key, UtcMillis};
-use procura_verifier::key_list::{Anchors, KeyUse};
+use procura_verifier::key_list::{Anchors, KeyUse, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -53,6 +53,8 @@ impl Clock for HandClock {
 pub(crate) struct App {
     pub ctx: Arc<Context>,
     pub clock: Arc<HandClock>,
+    pub anchors: Anchors,
+    pub key_list: UnverifiedKeyList,
     _folder: Option<TempDir>,
 }
 
@@ -75,23 +77,31 @@ pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Re
     let keys = folder.join("keys");
     let signer = Arc::new(FileSigner::open(&keys, &mut rng).unwrap());
     let anchor = AnchorFile::open(&keys, &mut rng).unwrap();
+    let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
     let start = Start {
         store,
         signer: Arc::clone(&signer) as Arc<dyn Signer>,
-        anchors: Anchors::new(vec![anchor.public()], 1).unwrap(),
+        anchors: anchors.clone(),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         rngs: [Box::new(rng.clone()), Box::new(rng)],
         released: Released::open(&folder.join("released-checkpoint")).unwrap(),
         origin: "127.0.0.1/acme".parse().unwrap(),
         grants: grants(),
     };
-    let Started { context, .. } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
-    Ok(App { ctx: context, clock, _folder: None })
+    let Started { context, key_list } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
+    Ok(App { ctx: context, clock, anchors, key_list, _folder: None })
 }
 
 fn grants() -> Grants {
     let alice = crate::domain::grants::tests::alice();
-    let sam = crate::domain::grants::Grant { human: identity("sam").subject, roles: [Role::Security].into(), capabilities: vec![], max_ttl_secs: 0, max_depth: 0, ..alice.clone() };
+    let sam = crate::domain::grants::Grant {
+        human: identity("sam").subject,
+        roles: [Role::Security].into(),
+        capabilities: vec![],
+        max_ttl_secs: 0,
+        max_depth: 0,
+        ..alice.clone()
+    };
     Grants::new(vec![alice, sam])
 }
 

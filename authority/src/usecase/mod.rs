@@ -13,6 +13,8 @@ pub mod sign_in;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod replays;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,6 +1,7 @@
 //! Takes in what verifiers recorded: signed receipts, and counts of earlier denials. One leaf each.
 
 use procura_verifier::ids::VerifierId;
+use procura_verifier::decision::Cause;
 use procura_verifier::receipt::{SignedDenials, SignedReceipt};
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
@@ -98,7 +99,9 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
             let signed = SignedReceipt::from_bytes(bytes)?;
             let verifier = enrolled(ctx, signed.claimed()?.verifier).await?;
             let r = signed.open(&verifier.key)?;
-            if r.tenant != ctx.tenant || r.audience != verifier.audience {
+            // A receipt for another tenant's resource can only say that the token was refused there.
+            let elsewhere = r.tenant != ctx.tenant && r.verdict != Err(Cause::Tenant);
+            if elsewhere || r.audience != verifier.audience {
                 return Err(ReceiptError::Elsewhere);
             }
             (r.verifier, r.run, r.number, 0, event::Receipt { receipt: encoded, verifier: r.verifier }.into())
@@ -141,7 +144,11 @@ async fn settle(ctx: &Context, p: &Prepared, e: WriteError) -> Result<u64, Recei
 }
 
 fn slot(verifier: VerifierId, run: [u8; 16], kind: u8, number: u64) -> ReceiptSlot {
-    let hash = Sha256::new_with_prefix(b"procura-receipt-slot/1\0").chain_update(verifier.as_bytes()).chain_update(run).chain_update([kind]).chain_update(number.to_be_bytes());
+    let hash = Sha256::new_with_prefix(b"procura-receipt-slot/1\0")
+        .chain_update(verifier.as_bytes())
+        .chain_update(run)
+        .chain_update([kind])
+        .chain_update(number.to_be_bytes());
     ReceiptSlot(hash.finalize().into())
 }
 
@@ -180,7 +187,19 @@ mod tests {
         let id = enroll_verifier(&app.ctx, &Principal::LocalOperator, "payments/1".parse().unwrap(), key(9)).await.unwrap().verifier;
         let stranger = VerifierId::from_bytes([7; 16]);
         let (forged, unknown, zero, long) = (denials(id, 1, 1, 8), denials(stranger, 1, 1, 9), denials(id, 0, 1, 9), vec![0; 36_000]);
-        let answers = take(&app.ctx, &[Record::Denials(&forged), Record::Denials(&unknown), Record::Denials(&zero), Record::Denials(&long), Record::Receipt(&forged), Record::Denials(b"x")]).await.unwrap();
+        let answers = take(
+            &app.ctx,
+            &[
+                Record::Denials(&forged),
+                Record::Denials(&unknown),
+                Record::Denials(&zero),
+                Record::Denials(&long),
+                Record::Receipt(&forged),
+                Record::Denials(b"x"),
+            ],
+        )
+        .await
+        .unwrap();
         assert!(matches!(&answers[0], Err(ReceiptError::Malformed(e)) if e.to_string().contains("not signed")));
         assert_eq!(answers[1], Err(ReceiptError::NotEnrolled(stranger)));
         assert!(matches!(answers[2], Err(ReceiptError::Malformed(_))));

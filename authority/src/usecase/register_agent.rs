@@ -72,11 +72,7 @@ pub async fn register_agent(ctx: &Context, by: &Principal, asked: &Registration)
     let (opening, name_salted_hash) = ctx.salted(asked.name.to_string());
     let leaf = event::Agent { agent: agent.id, owner, name_salted_hash, key: asked.key, generation: agent.generation };
     let key = AgentKey { key: asked.key, agent: agent.id, state: KeyState::Live, added: now };
-    let change = Change {
-        rows: vec![Row::Agent(agent.clone()), Row::AgentKey(key), opening],
-        leaves: vec![ctx.leaf(leaf, now)?],
-        ..Change::default()
-    };
+    let change = Change { rows: vec![Row::Agent(agent.clone()), Row::AgentKey(key), opening], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
     let written = ctx.writer.submit(change).await.map_err(|e| match e {
         WriteError::Refused(Refused::NameTaken) => RegisterError::NameTaken(asked.name.clone()),
         WriteError::Refused(Refused::KeyTaken) => RegisterError::KeyTaken(asked.key),

@@ -217,7 +217,15 @@ mod tests {
         let (bob, sam) = (app.person("bob").await, app.person("sam").await);
         let tid = app.mint(bot, grant).await.unwrap().tid;
         let human = alice.human().unwrap();
-        let all = [Target::Token(tid), Target::Delegation(grant), Target::Agent(bot), Target::HolderKey(key(1)), Target::Human(human), Target::Tenant, Target::Everything];
+        let all = [
+            Target::Token(tid),
+            Target::Delegation(grant),
+            Target::Agent(bot),
+            Target::HolderKey(key(1)),
+            Target::Human(human),
+            Target::Tenant,
+            Target::Everything,
+        ];
         for target in all {
             assert_eq!(revoke(&app.ctx, &bob, target, None, None).await, Err(RevokeError::Forbidden), "{target:?}");
             assert_eq!(revoke(&app.ctx, &Principal::Agent(bot), target, None, None).await, Err(RevokeError::Forbidden), "{target:?}");

@@ -1,13 +1,13 @@
 //! Rows as SQLite holds them, and back. What does not read as a domain value is an error, never a default.
 
 use procura_verifier::feed::message::FloorScope;
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, UtcMillis, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 
 use crate::domain::agent::{Agent, AgentKey, AgentState, KeyState};
 use crate::domain::delegation::{Delegation, DelegationState};
 use crate::domain::verifier::Verifier;
 use crate::signer::released::TreeHead;
-use crate::store::{Answer, Answered, FeedHead, Head, Placed, StoreError};
+use crate::store::{Answer, Answered, FeedHead, Head, Placed, StoreError, TokenRecord};
 
 /// A count or a time as SQLite's signed integer. Nothing of ours comes near 2^63; what does is pinned there, not wrapped.
 pub(super) fn int(n: u64) -> i64 {
@@ -159,6 +159,27 @@ pub(super) fn delegation_state(revoked_ms: Option<i64>) -> Result<DelegationStat
         None => DelegationState::Live,
         Some(at) => DelegationState::Revoked { at: UtcMillis(number(at, "delegation", "revoked_ms")?) },
     })
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct TokenRow {
+    delegation: Vec<u8>,
+    expires_secs: i64,
+    ancestors: Vec<u8>,
+    revoked_ms: Option<i64>,
+}
+
+impl TokenRow {
+    pub(super) fn into_domain(self, tid: Tid) -> Result<TokenRecord, StoreError> {
+        let ancestor = |bytes: &[u8]| Ok(Tid::from_bytes(fixed(bytes, "token", "ancestors")?));
+        Ok(TokenRecord {
+            tid,
+            delegation: DelegationId::from_bytes(fixed(&self.delegation, "token", "delegation")?),
+            expires_secs: number(self.expires_secs, "token", "expires_secs")?,
+            ancestors: self.ancestors.chunks(16).map(ancestor).collect::<Result<_, StoreError>>()?,
+            revoked: self.revoked_ms.map(|at| number(at, "token", "revoked_ms")).transpose()?.map(UtcMillis),
+        })
+    }
 }
 
 #[derive(sqlx::FromRow)]

@@ -36,7 +36,7 @@ pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writ
     let facts = look_up(&mut tx, tenant, &Needs::of(batch)).await?;
     let plan = Plan::make(tenant, head, tree, facts, batch);
     write(&mut tx, tenant, batch, &plan, head).await.map_err(unavailable)?;
-    if writer.commits % COLLECT_EVERY == 0 {
+    if writer.commits.is_multiple_of(COLLECT_EVERY) {
         collect(&mut tx, batch).await.map_err(unavailable)?;
     }
     writer.commits += 1;
@@ -67,16 +67,18 @@ async fn restore(tx: &mut Tx<'_>, tenant: &Tenant, head: Head) -> Result<Tree, S
 
 async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Facts, StoreError> {
     let mut f = Facts::default();
-    let version: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM key_list WHERE tenant = ?1").bind(tenant.as_str()).fetch_one(&mut **tx).await.map_err(unavailable)?;
+    let version: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM key_list WHERE tenant = ?1").bind(tenant.as_str()).fetch_one(&mut **tx).await.map_err(unavailable)?;
     f.key_list = number(version.unwrap_or(0), "key_list", "version")?;
     if !needs.scopes.is_empty() {
         let by_bytes: std::collections::HashMap<_, _> = needs.scopes.iter().map(|s| (scope_bytes(s), s)).collect();
-        let rows: Vec<(Vec<u8>, i64)> = sqlx::query_as("SELECT scope, generation FROM generation WHERE tenant = ?1 AND scope IN (SELECT unhex(value) FROM json_each(?2))")
-            .bind(tenant.as_str())
-            .bind(hexes(by_bytes.keys()))
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(Vec<u8>, i64)> =
+            sqlx::query_as("SELECT scope, generation FROM generation WHERE tenant = ?1 AND scope IN (SELECT unhex(value) FROM json_each(?2))")
+                .bind(tenant.as_str())
+                .bind(hexes(by_bytes.keys()))
+                .fetch_all(&mut **tx)
+                .await
+                .map_err(unavailable)?;
         for (scope, generation) in rows {
             if let Some(scope) = by_bytes.get(&scope) {
                 f.generations.insert(**scope, number(generation, "generation", "generation")?);
@@ -109,12 +111,13 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
     }
     if !needs.keys.is_empty() {
         let wanted = hexes(needs.keys.iter().map(Key::as_bytes));
-        let rows: Vec<(Vec<u8>, Vec<u8>, String)> = sqlx::query_as("SELECT key, agent, state FROM agent_key WHERE tenant = ?1 AND key IN (SELECT unhex(value) FROM json_each(?2))")
-            .bind(tenant.as_str())
-            .bind(&wanted)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(Vec<u8>, Vec<u8>, String)> =
+            sqlx::query_as("SELECT key, agent, state FROM agent_key WHERE tenant = ?1 AND key IN (SELECT unhex(value) FROM json_each(?2))")
+                .bind(tenant.as_str())
+                .bind(&wanted)
+                .fetch_all(&mut **tx)
+                .await
+                .map_err(unavailable)?;
         for (key, agent, state) in rows {
             let state = key_state(&state).ok_or_else(|| StoreError::Inconsistent { table: "agent_key", column: "state", id: hex::encode(&key) })?;
             f.keys.insert(Key::from_bytes(fixed(&key, "agent_key", "key")?), (AgentId::from_bytes(fixed(&agent, "agent_key", "agent")?), state));
@@ -130,12 +133,13 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     if !needs.delegations.is_empty() {
-        let rows: Vec<(Vec<u8>, i64, Option<i64>)> = sqlx::query_as("SELECT id, version, revoked_ms FROM delegation WHERE tenant = ?1 AND id IN (SELECT unhex(value) FROM json_each(?2))")
-            .bind(tenant.as_str())
-            .bind(hexes(needs.delegations.iter().map(DelegationId::as_bytes)))
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(Vec<u8>, i64, Option<i64>)> =
+            sqlx::query_as("SELECT id, version, revoked_ms FROM delegation WHERE tenant = ?1 AND id IN (SELECT unhex(value) FROM json_each(?2))")
+                .bind(tenant.as_str())
+                .bind(hexes(needs.delegations.iter().map(DelegationId::as_bytes)))
+                .fetch_all(&mut **tx)
+                .await
+                .map_err(unavailable)?;
         for (id, version, revoked) in rows {
             let version = u32::try_from(version).map_err(|_| StoreError::Inconsistent { table: "delegation", column: "version", id: hex::encode(&id) })?;
             f.delegations.insert(DelegationId::from_bytes(fixed(&id, "delegation", "id")?), (version, delegation_state(revoked)?));
@@ -247,16 +251,17 @@ async fn write(tx: &mut Tx<'_>, tenant: &Tenant, batch: &Batch, plan: &Plan, bef
             .await?;
     }
     let head = plan.committed.head;
-    let moved = sqlx::query("UPDATE head SET tree_size = ?2, tree_root = ?3, feed_seq = ?4, feed_hash = ?5 WHERE tenant = ?1 AND tree_size = ?6 AND feed_seq = ?7")
-        .bind(t)
-        .bind(int(head.tree.size))
-        .bind(head.tree.root.to_vec())
-        .bind(int(head.feed.seq))
-        .bind(head.feed.hash.to_vec())
-        .bind(int(before.tree.size))
-        .bind(int(before.feed.seq))
-        .execute(&mut **tx)
-        .await?;
+    let moved =
+        sqlx::query("UPDATE head SET tree_size = ?2, tree_root = ?3, feed_seq = ?4, feed_hash = ?5 WHERE tenant = ?1 AND tree_size = ?6 AND feed_seq = ?7")
+            .bind(t)
+            .bind(int(head.tree.size))
+            .bind(head.tree.root.to_vec())
+            .bind(int(head.feed.seq))
+            .bind(head.feed.hash.to_vec())
+            .bind(int(before.tree.size))
+            .bind(int(before.feed.seq))
+            .execute(&mut **tx)
+            .await?;
     if moved.rows_affected() != 1 {
         return Err(sqlx::Error::RowNotFound);
     }
@@ -353,7 +358,10 @@ impl Many {
     async fn write(self, tx: &mut Tx<'_>, t: &str) -> Result<(), sqlx::Error> {
         for (rows, sql) in [
             (self.leaves, "INSERT INTO leaf (tenant, place, bytes) SELECT ?1, value ->> 0, unhex(value ->> 1) FROM json_each(?2)"),
-            (self.tokens, "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors, revoked_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4 FROM json_each(?2) WHERE true ON CONFLICT (tenant, id) DO UPDATE SET revoked_ms = excluded.revoked_ms"),
+            (
+                self.tokens,
+                "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors, revoked_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4 FROM json_each(?2) WHERE true ON CONFLICT (tenant, id) DO UPDATE SET revoked_ms = excluded.revoked_ms",
+            ),
             (self.jtis, "INSERT INTO jti (tenant, agent, hash, expires_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
             (self.receipts, "INSERT INTO receipt (tenant, slot, hash, leaf) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
             (
@@ -374,7 +382,10 @@ async fn collect(tx: &mut Tx<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
     let before = int(batch.at.0.saturating_sub(3_600_000));
     sqlx::query("DELETE FROM jti WHERE rowid IN (SELECT rowid FROM jti WHERE expires_ms < ?1 LIMIT 20000)").bind(before).execute(&mut **tx).await?;
     sqlx::query("DELETE FROM answer WHERE rowid IN (SELECT rowid FROM answer WHERE expires_ms < ?1 LIMIT 20000)").bind(before).execute(&mut **tx).await?;
-    sqlx::query("DELETE FROM token WHERE rowid IN (SELECT rowid FROM token WHERE expires_secs < ?1 LIMIT 20000)").bind(before / 1000 - 86_400).execute(&mut **tx).await?;
+    sqlx::query("DELETE FROM token WHERE rowid IN (SELECT rowid FROM token WHERE expires_secs < ?1 LIMIT 20000)")
+        .bind(before / 1000 - 86_400)
+        .execute(&mut **tx)
+        .await?;
     sqlx::query("DELETE FROM batch WHERE number <= (SELECT max(number) FROM batch) - 1000").execute(&mut **tx).await?;
     Ok(())
 }

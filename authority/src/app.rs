@@ -1,0 +1,259 @@
+//! The only file that knows every adapter: folder and address in, a running authority out.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use axum::Extension;
+use axum::serve::ListenerExt as _;
+use futures_util::future::BoxFuture;
+use procura_verifier::ids::{Clock, HumanId, SystemClock};
+use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
+use procura_verifier::trust::TrustFile;
+use procura_verifier::wire::Canonical as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use secrecy::SecretString;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config;
+use crate::dev_idp::{Client, DevIdp};
+use crate::domain::principal::Principal;
+use crate::http::{AppState, OverSocket, Shared, router};
+use crate::log::bundle::BundleWriter;
+use crate::log::checkpoint::Origin;
+use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
+use crate::oidc::routes::{Cookies, OidcState};
+use crate::oidc::session::Sessions;
+use crate::oidc::{SignInSink, SignedIn, SinkError};
+use crate::secret;
+use crate::signer::file::{AnchorFile, FileSigner};
+use crate::signer::released::Released;
+use crate::store::sqlite::Sqlite;
+use crate::usecase::bootstrap::{Start, Started, bootstrap};
+use crate::usecase::sign_in::{self, SignInError};
+use crate::usecase::Context;
+use crate::writer::{self, ReleasedCheckpoint};
+
+/// The socket in the data folder, mode 0600: whoever may open it could read the keys anyway.
+pub const SOCKET: &str = "procura.sock";
+
+/// An authority that serves.
+pub struct Running {
+    /// Where it answers.
+    pub url: String,
+    /// The provider for development beside it.
+    pub provider: String,
+    folder: PathBuf,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// What a person reads at the start.
+    pub fn welcome(&self) -> String {
+        format!(
+            "Authority:    {}\nSign in as alice, bob or sam at {}/login (provider for development: {})\nTrust file:   {}\nEnd with Ctrl-C.",
+            self.url,
+            self.url,
+            self.provider,
+            self.folder.join("trust.json").display()
+        )
+    }
+
+    /// Stops accepting, finishes what is under way for at most two seconds, and lets go of the folder.
+    pub async fn stop(self) {
+        _ = self.stop.send(true);
+        for mut server in self.servers {
+            // Streams of the feed have no end of their own.
+            if tokio::time::timeout(LAST_REQUESTS, &mut server).await.is_err() {
+                server.abort();
+                _ = server.await;
+            }
+        }
+        _ = std::fs::remove_file(self.folder.join(SOCKET));
+    }
+}
+
+/// Runs an authority for development on SQLite in `folder`: keys, trust file and socket are made there. Loopback only.
+pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
+    if !listen.ip().is_loopback() {
+        bail!("procura dev asks for no password: expected a loopback address, got {listen}");
+    }
+    private_folder(folder)?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (stop, stopping) = watch::channel(false);
+
+    let idp_listener = TcpListener::bind("127.0.0.1:0").await.context("no loopback port for the provider")?;
+    let client_secret = SecretString::from(secret::base64url(&secret::draw_bytes(&mut StdRng::from_os_rng())));
+    let redirect_url = format!("{url}/oidc/callback");
+    let client = Client { client_id: "procura".to_owned(), secret: Some(client_secret.clone()), redirect_uris: vec![redirect_url.clone()] };
+    let idp = DevIdp::new(idp_listener, config::dev_people(), vec![client], clock.clone(), rng())?;
+    let provider = idp.issuer().to_owned();
+    let idp = tokio::spawn({
+        let stopped = until(stopping.clone());
+        async move {
+            if let Err(e) = idp.serve(stopped).await {
+                tracing::error!(error = %e, "provider.ended");
+            }
+        }
+    });
+    let issuer = IssuerConfig {
+        issuer: provider.clone(),
+        client_id: "procura".to_owned(),
+        client_secret: Some(client_secret),
+        redirect_url,
+        algorithms: vec![Algorithm::EdDSA],
+    };
+    let relying_party = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?;
+
+    let opened = open(folder, &url, &provider).await?;
+    let ctx = opened.context;
+    let sessions = Arc::new(Sessions::default());
+    let sink = Arc::new(Sink(ctx.clone()));
+    let oidc = OidcState::new(&url, relying_party, sessions.clone(), sink, clock, rng())?;
+    let app = AppState::new(Shared { origin: origin(&url)?, authority: url.clone(), sessions, cookies: Cookies::for_address(&url)?, oidc: Arc::new(oidc), signed_key_list: opened.key_list, ctx });
+
+    let socket = folder.join(SOCKET);
+    // The folder is ours alone (its lock is held): a socket that is there is a dead process's.
+    _ = std::fs::remove_file(&socket);
+    let unix = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
+    set_mode(&socket, 0o600)?;
+    let over_socket = router(app.clone()).layer(Extension(OverSocket));
+    let over_tcp = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let tcp = axum::serve(listener.tap_io(no_delay), over_tcp).with_graceful_shutdown(until(stopping.clone()));
+    let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
+    let servers = vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await }), idp];
+    Ok(Running { url, provider, folder: folder.to_owned(), stop, servers })
+}
+
+/// Opens the folder's keys and database, and writes the trust file.
+async fn open(folder: &Path, url: &str, provider: &str) -> anyhow::Result<Started> {
+    let tenant = config::dev_tenant()?;
+    let store = Sqlite::open(folder, tenant.clone()).await?;
+    let keys = folder.join("keys");
+    let mut rng = StdRng::from_os_rng();
+    let (signer, anchor) = (FileSigner::open(&keys, &mut rng)?, AnchorFile::open(&keys, &mut rng)?);
+    let anchors = Anchors::new(vec![anchor.public()], 1)?;
+    let signer = Arc::new(signer);
+    let start = Start {
+        store: Arc::new(store),
+        signer: signer.clone(),
+        anchors: anchors.clone(),
+        clock: Arc::new(SystemClock),
+        rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
+        released: Released::open(&folder.join("released-checkpoint"))?,
+        origin: origin(url)?,
+        grants: config::dev_grants(provider)?,
+    };
+    let started = bootstrap(start, |now| anchor.first_list(&signer, &tenant, now, config::MAX_TTL_SECS)).await?;
+    let trust = TrustFile { anchors, authority: url.to_owned(), tenant, key_list: started.key_list.clone() };
+    let path = folder.join("trust.json");
+    let aside = folder.join("trust.json.new");
+    std::fs::write(&aside, trust.to_json())?;
+    std::fs::rename(&aside, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(started)
+}
+
+/// The whole log as an auditor's bundle: leaves and feed up to one released checkpoint.
+pub async fn export(ctx: &Context, signed_list: &UnverifiedKeyList, checkpoint: &ReleasedCheckpoint) -> anyhow::Result<Vec<u8>> {
+    let mut bundle = BundleWriter::new(&ctx.keys, signed_list)?;
+    let size = checkpoint.tree.size;
+    let mut at = 0;
+    while at < size {
+        let want = u32::try_from((size - at).min(LEAVES_AT_ONCE))?;
+        let leaves = ctx.store.leaves(at, want).await?;
+        if leaves.is_empty() {
+            bail!("the store ends at leaf {at}, the checkpoint at {size}");
+        }
+        at += leaves.len() as u64;
+        leaves.iter().try_for_each(|leaf| bundle.leaf(leaf))?;
+    }
+    let mut seq = 0;
+    loop {
+        let messages = ctx.feed.tail(1, seq).await?;
+        let Some(last) = messages.last() else { break };
+        for message in &messages {
+            // What was committed after the checkpoint belongs to the next export.
+            if !is_within(message, size) {
+                break;
+            }
+            bundle.feed_message(&message.to_bytes())?;
+        }
+        if !is_within(last, size) {
+            break;
+        }
+        seq += messages.len() as u64;
+    }
+    Ok(ctx.signer.bundle(bundle, checkpoint.note.as_bytes(), ctx.clock.wall())?)
+}
+
+fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool {
+    use procura_verifier::feed::Message;
+    match Message::from_bytes(message.unverified_payload()) {
+        Ok(Message::Batch(batch)) => batch.items.iter().all(|(index, _)| *index < size),
+        _ => true,
+    }
+}
+
+/// [`export`] from a folder in which nobody runs.
+pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
+    let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
+    let url = TrustFile::from_json(&trust)?.authority;
+    let started = open(folder, &url, "").await?;
+    export(&started.context, &started.key_list, &started.context.writer.checkpoint()).await
+}
+
+/// Puts a sign-in on record before a session exists.
+struct Sink(Arc<Context>);
+
+impl SignInSink for Sink {
+    fn signed_in<'a>(&'a self, who: &'a SignedIn) -> BoxFuture<'a, Result<HumanId, SinkError>> {
+        Box::pin(async move {
+            match sign_in::sign_in(&self.0, &who.into()).await {
+                Ok(Principal::Human { id, .. }) => Ok(id),
+                Ok(_) | Err(SignInError::Subject) => Err(SinkError::NotAdmitted),
+                Err(SignInError::Unavailable(e)) => {
+                    tracing::error!(error = %e, "sign_in.unavailable");
+                    Err(SinkError::Unavailable)
+                }
+            }
+        })
+    }
+}
+
+/// The log's name does not change with the port: an authority for development has one name.
+fn origin(_url: &str) -> anyhow::Result<Origin> {
+    Ok(writer::origin("http://procura.dev", &config::dev_tenant()?)?)
+}
+
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(|| format!("cannot set the mode of {}", path.display()))
+}
+
+/// Heartbeats are small and each matters now: no waiting for more to send.
+fn no_delay(stream: &mut tokio::net::TcpStream) {
+    _ = stream.set_nodelay(true);
+}
+
+async fn until(mut stopping: watch::Receiver<bool>) {
+    _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn rng() -> secret::Rng {
+    Box::new(StdRng::from_os_rng())
+}
+
+const LAST_REQUESTS: std::time::Duration = std::time::Duration::from_secs(2);
+const LEAVES_AT_ONCE: u64 = 1024;
