@@ -80,7 +80,11 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Dev { listen, data, json } => {
             let running = app::dev(&data, listen).await?;
             println!("{}", if json { running.welcome_json() } else { running.welcome() });
-            tokio::signal::ctrl_c().await?;
+            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            tokio::select! {
+                ended = tokio::signal::ctrl_c() => ended?,
+                _ = terminate.recv() => {}
+            }
             running.stop().await;
             Ok(0)
         }

@@ -117,7 +117,8 @@ fn in_words(token: &UnverifiedToken) -> String {
     lines.extend(b.capabilities.iter().map(|c| format!("may         {c}")));
     lines.extend(token.claimed_restrictions().map(|r| format!("but only    {}", restriction(r))));
     for link in token.claimed_links() {
-        let to = link.card.as_ref().map_or_else(|| format!("an unregistered key {}", link.holder), |c| format!("{} with key {}", c.claimed().agent, link.holder));
+        let to =
+            link.card.as_ref().map_or_else(|| format!("an unregistered key {}", link.holder), |c| format!("{} with key {}", c.claimed().agent, link.holder));
         lines.push(format!("linked to   {to}, {} more may follow ({})", link.depth, link.lid));
     }
     if b.possession == Possession::Bearer {
