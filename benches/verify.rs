@@ -15,7 +15,7 @@ use procura_tests::stock;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Call, Seed};
 use procura_verifier::claims::{Block0, Restriction};
-use procura_verifier::decision::{Decision, Possession, ToolPolicy, decide};
+use procura_verifier::decision::{Asked, Decision, ToolPolicy, decide};
 use procura_verifier::feed::message::Item;
 use procura_verifier::ids::Tid;
 use procura_verifier::proof::UnverifiedProof;
@@ -99,8 +99,8 @@ fn lines<'a>(call: &'a Call<'a>, view: &'a View) -> Vec<Line<'a>> {
         let verified = UnverifiedToken::parse(token).unwrap().verify(&keys).unwrap();
         let proof = UnverifiedProof::sign(&key(last), verified.hash(), call, NOW, &CHALLENGE, [1; 16], Seed::from_bytes([2; 32]));
         let proven = proof.clone().verify(&public(last), verified.hash(), call).unwrap();
-        let allowed = move |verified: &_, possession: Possession<'_>| {
-            let decision = decide(verified, call, possession, &ToolPolicy::STRICT, view, &At(NOW), boot(NOW));
+        let allowed = move |verified: &_, asked: Asked<'_>| {
+            let decision = decide(verified, asked, &ToolPolicy::STRICT, view, &At(NOW), boot(NOW));
             assert!(matches!(black_box(decision), Decision::Allow(_)), "{decision:?}");
         };
 
@@ -119,7 +119,7 @@ fn lines<'a>(call: &'a Call<'a>, view: &'a View) -> Vec<Line<'a>> {
             let (proven, keys) = (proven.clone(), keys.clone());
             Box::new(move || {
                 let verified = UnverifiedToken::parse(black_box(token)).unwrap().verify(&keys).unwrap();
-                allowed(&verified, Possession::Proven(proven.proven()));
+                allowed(&verified, Asked::Proven(proven.proven()));
             })
         });
         add(PARSE, depth, size, 0, 10, Box::new(move || drop(black_box(UnverifiedToken::parse(black_box(token)).unwrap()))));
@@ -127,16 +127,16 @@ fn lines<'a>(call: &'a Call<'a>, view: &'a View) -> Vec<Line<'a>> {
         cache.insert(token, std::sync::Arc::new(verified.clone()));
         add(FOUND, depth, size, 0, 200, {
             let proven = proven.clone();
-            Box::new(move || allowed(&*cache.find(black_box(token)).unwrap(), Possession::Proven(proven.proven())))
+            Box::new(move || allowed(&*cache.find(black_box(token)).unwrap(), Asked::Proven(proven.proven())))
         });
         add(PROVEN, depth, size, 1, 1, {
             let verified = verified.clone();
             Box::new(move || {
                 let proven = proof.clone().verify(verified.last_holder(), verified.hash(), call).unwrap();
-                allowed(&verified, Possession::Proven(proven.proven()));
+                allowed(&verified, Asked::Proven(proven.proven()));
             })
         });
-        add(WARM, depth, size, 0, 500, Box::new(move || allowed(&verified, Possession::Proven(proven.proven()))));
+        add(WARM, depth, size, 0, 500, Box::new(move || allowed(&verified, Asked::Proven(proven.proven()))));
 
         let parsed = UnverifiedToken::parse(&held.0).unwrap();
         if depth == 0 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, HumanRef, Name};
-use procura_verifier::decision::{Accept, Cause, Decision, Freshness, Possession, ToolPolicy, decide, lineage};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, ToolPolicy, decide, lineage};
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{BootTime, Clock, Key, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyList, KeyListPayload, UnverifiedKeyList};
@@ -312,12 +312,12 @@ impl Case {
             bearer: accept(self.tool.bearer),
             unsealed: accept(self.tool.unsealed),
         };
-        let possession = proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
+        let asked = proof.as_ref().map_or(Asked::Bearer(&call), |p| Asked::Proven(p.proven()));
         let view = self.view.learnt(audience.service(), keys, self.now);
         let replay = ReplayCache::new(self.tool.challenge, 64);
         let mut outcome = Err(Cause::Unavailable);
         for _ in 0..self.request.times {
-            outcome = match decide(&token, &call, possession, &policy, &view, &At(self.now), boot(self.arrived)) {
+            outcome = match decide(&token, asked, &policy, &view, &At(self.now), boot(self.arrived)) {
                 Decision::Allow(allow) => match &proof {
                     Ok(proof) => replay.spend(proof, self.now).map(|()| utc(allow.valid_until)),
                     Err(_) => Ok(utc(allow.valid_until)),

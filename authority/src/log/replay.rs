@@ -8,7 +8,7 @@ mod feed;
 
 use std::collections::{HashMap, HashSet};
 
-use procura_verifier::claims::{Block0, HumanRef, Hops, Possession};
+use procura_verifier::claims::{Block0, Hops, HumanRef, Possession};
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
