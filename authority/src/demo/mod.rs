@@ -2,9 +2,9 @@
 
 pub mod browser;
 pub mod people;
-pub mod proxy;
+mod proxy;
 mod report;
-pub mod tools;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,8 +102,7 @@ impl Demo {
             let verifier_key = key(&mut rng);
             let verifier = sam.enrol(audience, &verifier_key).await?;
             let trust = folder.join("trust.json");
-            let program = std::env::current_exe()?;
-            let start = Start { program: &program, folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
+            let start = Start { folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
             tools.push(Tool::start(&http, &start).await?);
         }
 
