@@ -195,7 +195,11 @@ impl Load {
                 let Ok(answer) = http.get(format!("{url}/checkpoint")).send().await else { break };
                 let Ok(note) = answer.text().await else { break };
                 let now = checkpoint(&note);
-                w.note(|b| if now.0 > b.checkpoint.0 { b.checkpoint = now });
+                w.note(|b| {
+                    if now.0 > b.checkpoint.0 {
+                        b.checkpoint = now
+                    }
+                });
             }
             w.is_over(&"/checkpoint did not answer");
         }));
