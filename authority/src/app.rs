@@ -16,13 +16,13 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::domain::principal::Principal;
-use crate::http::{AppState, OverSocket, Shared, router};
+use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
@@ -33,9 +33,9 @@ use crate::secret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
 use crate::store::sqlite::Sqlite;
+use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
 use crate::usecase::sign_in::{self, SignInError};
-use crate::usecase::Context;
 use crate::writer::{self, ReleasedCheckpoint};
 
 /// The socket in the data folder, mode 0600: whoever may open it could read the keys anyway.
@@ -94,7 +94,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (stop, stopping) = watch::channel(false);
 
-    let idp_listener = TcpListener::bind("127.0.0.1:0").await.context("no loopback port for the provider")?;
+    let idp_listener = provider_listener(folder).await?;
     let client_secret = SecretString::from(secret::base64url(&secret::draw_bytes(&mut StdRng::from_os_rng())));
     let redirect_url = format!("{url}/oidc/callback");
     let client = Client { client_id: "procura".to_owned(), secret: Some(client_secret.clone()), redirect_uris: vec![redirect_url.clone()] };
@@ -122,7 +122,16 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
     let sessions = Arc::new(Sessions::default());
     let sink = Arc::new(Sink(ctx.clone()));
     let oidc = OidcState::new(&url, relying_party, sessions.clone(), sink, clock, rng())?;
-    let app = AppState::new(Shared { origin: origin(&url)?, authority: url.clone(), sessions, cookies: Cookies::for_address(&url)?, oidc: Arc::new(oidc), signed_key_list: opened.key_list, ctx });
+    let app = AppState::new(Shared {
+        origin: origin(&url)?,
+        authority: url.clone(),
+        sessions,
+        cookies: Cookies::for_address(&url)?,
+        oidc: Arc::new(oidc),
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        signed_key_list: opened.key_list,
+        ctx,
+    });
 
     let socket = folder.join(SOCKET);
     // The folder is ours alone (its lock is held): a socket that is there is a dead process's.
@@ -135,6 +144,20 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
     let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
     let servers = vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await }), idp];
     Ok(Running { url, provider, folder: folder.to_owned(), stop, servers })
+}
+
+/// The provider's address is its issuer, and with it half of everybody's name: the same at every start on a folder.
+async fn provider_listener(folder: &Path) -> anyhow::Result<TcpListener> {
+    let path = folder.join("provider-address");
+    if let Ok(kept) = std::fs::read_to_string(&path) {
+        let kept = kept.trim();
+        return TcpListener::bind(kept)
+            .await
+            .with_context(|| format!("the provider for development served at {kept} before, and people are known by that; it is taken now"));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("no loopback port for the provider")?;
+    std::fs::write(&path, listener.local_addr()?.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(listener)
 }
 
 /// Opens the folder's keys and database, and writes the trust file.

@@ -1,1 +1,1 @@
-
+//! Benches share the fixtures of the tests; see `verify.rs`.

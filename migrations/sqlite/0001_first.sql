@@ -92,7 +92,7 @@ CREATE TABLE agent (
     PRIMARY KEY (tenant, id),
     UNIQUE (tenant, name)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX agent_by_owner ON agent (tenant, owner);
+CREATE INDEX agent_by_owner ON agent (tenant, owner, name);
 
 CREATE TABLE agent_key (
     tenant   TEXT NOT NULL,
@@ -103,7 +103,7 @@ CREATE TABLE agent_key (
     PRIMARY KEY (tenant, key),
     FOREIGN KEY (tenant, agent) REFERENCES agent (tenant, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX agent_key_by_agent ON agent_key (tenant, agent);
+CREATE INDEX agent_key_by_agent ON agent_key (tenant, agent, added_ms, key);
 
 CREATE TABLE delegation (
     tenant      TEXT NOT NULL,
@@ -118,8 +118,8 @@ CREATE TABLE delegation (
     PRIMARY KEY (tenant, id),
     FOREIGN KEY (tenant, agent) REFERENCES agent (tenant, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX delegation_by_human ON delegation (tenant, human, created_ms);
-CREATE INDEX delegation_by_agent ON delegation (tenant, agent, created_ms);
+CREATE INDEX delegation_by_human ON delegation (tenant, human, created_ms DESC, id);
+CREATE INDEX delegation_by_agent ON delegation (tenant, agent, created_ms DESC, id);
 
 -- What was minted, never its bytes.
 CREATE TABLE token (

@@ -13,7 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide};
 use procura_verifier::feed::Alarm;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
@@ -109,11 +109,11 @@ pub struct Guard {
 }
 
 /// How far a presentation got before the decision.
-struct Opened {
+struct Opened<'a> {
     bytes: Vec<u8>,
     token: Arc<VerifiedToken>,
     /// The proof, or why there is none that counts.
-    proof: Result<VerifiedProof, Cause>,
+    proof: Result<VerifiedProof<'a>, Cause>,
 }
 
 impl Guard {
@@ -138,15 +138,15 @@ impl Guard {
         self.decide(&opened, &call, arrived).await.map_err(|cause| refuse(cause, told))
     }
 
-    async fn decide(&self, opened: &Opened, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
-        let possession = || opened.proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
+    async fn decide(&self, opened: &Opened<'_>, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
+        let asked = opened.proof.as_ref().map_or(Asked::Bearer(call), |p| Asked::Proven(p.proven()));
         // Read before the decision: a receipt must not claim more than was looked at.
         let mut relied = self.view.relied();
-        let mut decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+        let mut decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
         if decision == Decision::Deny(Cause::Stale) {
             self.feed.refresh().await;
             relied = self.view.relied();
-            decision = decide(&opened.token, call, possession(), &self.policy, &*self.view, &*self.clock, arrived);
+            decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
         }
         let utc = self.view.utc(self.clock.boot());
         let verdict = match (&decision, &opened.proof) {
@@ -172,7 +172,7 @@ impl Guard {
     }
 
     /// From headers to a verified token, with the bounds on cold work.
-    fn open(&self, presented: Presented<'_>, call: &Call<'_>, now: BootTime) -> Result<Opened, Cause> {
+    fn open<'a>(&self, presented: Presented<'_>, call: &Call<'a>, now: BootTime) -> Result<Opened<'a>, Cause> {
         let text = presented.authorization.and_then(|h| h.strip_prefix("Bearer ")).ok_or(Cause::Malformed)?;
         if text.len() > MAX_TOKEN_BYTES * 4 / 3 + 4 {
             return Err(Cause::Malformed);
@@ -201,8 +201,8 @@ impl Guard {
     }
 }
 
-impl Opened {
-    fn evidence(&self) -> (&[u8], &VerifiedToken, Option<&VerifiedProof>) {
+impl<'a> Opened<'a> {
+    fn evidence(&self) -> (&[u8], &VerifiedToken, Option<&VerifiedProof<'a>>) {
         (&self.bytes, &self.token, self.proof.as_ref().ok())
     }
 }

@@ -70,7 +70,7 @@ impl Receipts {
         &self,
         guard: &Guard,
         call: &Call<'_>,
-        (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof>),
+        (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof<'_>>),
         verdict: Result<(), Cause>,
         relied: Option<Relied>,
         time: UtcMillis,

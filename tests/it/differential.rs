@@ -8,7 +8,7 @@ use procura_tests::fixtures::{CHALLENGE, STRANGER, key, key_list, public};
 use procura_tests::random::{Asked, Token, asked, rng, token};
 use procura_tests::stock;
 use procura_verifier::call::Seed;
-use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide, in_time, within};
+use procura_verifier::decision::{Asked as Presented, Cause, Decision, ToolPolicy, decide, in_time, within};
 use procura_verifier::proof::UnverifiedProof;
 use procura_verifier::token::{UnverifiedToken, VerifiedToken};
 
@@ -23,7 +23,7 @@ fn native(verified: &VerifiedToken, asked: &Asked, signer: u8) -> Result<(), Cau
     let proof = proof.verify(&public(signer), verified.hash(), &call).unwrap();
     let known = Known { fresh_as_of: Some(asked.now), ..Known::fresh() };
     let view = KnownView { known: &known, service: asked.audience.service(), keys: Arc::new(key_list()), utc: asked.now };
-    match decide(verified, &call, Possession::Proven(proof.proven()), &ToolPolicy::STRICT, &view, &At(asked.now), boot(asked.now)) {
+    match decide(verified, Presented::Proven(proof.proven()), &ToolPolicy::STRICT, &view, &At(asked.now), boot(asked.now)) {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(cause) => Err(cause),
     }

@@ -6,7 +6,7 @@ use procura_tests::case::{At, Known, KnownView, boot};
 use procura_tests::fixtures::{AGENT, CallText, Held, NOW, NOW_SECS, SUB, SUB_SUB, block0, key_list, link_to, proof, public, with_call};
 use procura_verifier::call::Call;
 use procura_verifier::claims::Restriction;
-use procura_verifier::decision::{Cause, Decision, Possession, ToolPolicy, decide};
+use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
 use procura_verifier::ids::{BootTime, UtcMillis};
 use procura_verifier::key_list::KeyList;
 use procura_verifier::revocation::{Lineage, Lookup, RevocationView};
@@ -37,7 +37,7 @@ fn decided(token: &[u8], signer: u8, call: &Call<'_>) -> (Decision, u64) {
     let view = Quiet(Arc::new(key_list()));
     let mut decision = Decision::Deny(Cause::Unavailable);
     let counted = allocation_counter::measure(|| {
-        decision = decide(&token, call, Possession::Proven(proof.proven()), &ToolPolicy::STRICT, &view, &At(NOW), boot(NOW));
+        decision = decide(&token, Asked::Proven(proof.proven()), &ToolPolicy::STRICT, &view, &At(NOW), boot(NOW));
     });
     (decision, counted.count_total)
 }

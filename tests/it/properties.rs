@@ -9,7 +9,8 @@ use procura_verifier::token::{UnverifiedToken, VerifiedToken};
 /// Scope, limits, time and audience: all that a block can narrow.
 fn permits(token: &VerifiedToken, asked: &Asked) -> bool {
     let service = asked.audience.service();
-    let listed = token.block0().audiences.contains(service) && token.narrowings().iter().all(|r| !matches!(r, Restriction::Audiences(a) if !a.contains(service)));
+    let listed =
+        token.block0().audiences.contains(service) && token.narrowings().iter().all(|r| !matches!(r, Restriction::Audiences(a) if !a.contains(service)));
     listed && in_time(token, asked.now).is_ok() && within(token, &asked.call()).is_ok()
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, HumanRef, Name};
-use procura_verifier::decision::{Accept, Cause, Decision, Freshness, Possession, ToolPolicy, decide, lineage};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, ToolPolicy, decide, lineage};
+use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{BootTime, Clock, Key, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyList, KeyListPayload, UnverifiedKeyList};
 use procura_verifier::proof::{ReplayCache, UnverifiedProof};
-use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::receipt::Relied;
 use procura_verifier::revocation::{Lineage, Lookup, RevocationView, RevokedBy, RevokedWhat, View};
 use procura_verifier::token::UnverifiedToken;
@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::fixtures::{self, CallText};
+use text::{base64url, base64url_option, hex_bytes, rfc3339, rfc3339_option};
+
+mod text;
 
 /// One vector.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -309,12 +312,12 @@ impl Case {
             bearer: accept(self.tool.bearer),
             unsealed: accept(self.tool.unsealed),
         };
-        let possession = proof.as_ref().map_or(Possession::Bearer, |p| Possession::Proven(p.proven()));
+        let asked = proof.as_ref().map_or(Asked::Bearer(&call), |p| Asked::Proven(p.proven()));
         let view = self.view.learnt(audience.service(), keys, self.now);
         let replay = ReplayCache::new(self.tool.challenge, 64);
         let mut outcome = Err(Cause::Unavailable);
         for _ in 0..self.request.times {
-            outcome = match decide(&token, &call, possession, &policy, &view, &At(self.now), boot(self.arrived)) {
+            outcome = match decide(&token, asked, &policy, &view, &At(self.now), boot(self.arrived)) {
                 Decision::Allow(allow) => match &proof {
                     Ok(proof) => replay.spend(proof, self.now).map(|()| utc(allow.valid_until)),
                     Err(_) => Ok(utc(allow.valid_until)),
@@ -466,74 +469,5 @@ impl RevocationView for KnownView<'_> {
 
     fn utc(&self, _: BootTime) -> Option<UtcMillis> {
         self.known.fresh_as_of.map(|_| self.utc)
-    }
-}
-
-mod base64url {
-    use base64::Engine as _;
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
-    }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
-        BASE64_URL_SAFE_NO_PAD.decode(String::deserialize(d)?).map_err(D::Error::custom)
-    }
-}
-
-mod base64url_option {
-    use base64::Engine as _;
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
-        bytes.as_ref().map(|b| BASE64_URL_SAFE_NO_PAD.encode(b)).serialize(s)
-    }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
-        Option::<String>::deserialize(d)?.map(|t| BASE64_URL_SAFE_NO_PAD.decode(t).map_err(D::Error::custom)).transpose()
-    }
-}
-
-mod hex_bytes {
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8; 16], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&hex::encode(bytes))
-    }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 16], D::Error> {
-        let mut out = [0; 16];
-        hex::decode_to_slice(String::deserialize(d)?, &mut out).map_err(D::Error::custom)?;
-        Ok(out)
-    }
-}
-
-mod rfc3339 {
-    use procura_verifier::ids::UtcMillis;
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-    use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-    pub fn parse(text: &str) -> Option<UtcMillis> {
-        let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
-        u64::try_from(nanos / 1_000_000).ok().map(UtcMillis)
-    }
-    pub fn serialize<S: Serializer>(t: &UtcMillis, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(t)
-    }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<UtcMillis, D::Error> {
-        parse(&String::deserialize(d)?).ok_or_else(|| D::Error::custom("expected a time as in RFC 3339"))
-    }
-}
-
-mod rfc3339_option {
-    use procura_verifier::ids::UtcMillis;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(t: &Option<UtcMillis>, s: S) -> Result<S::Ok, S::Error> {
-        t.map(|t| t.to_string()).serialize(s)
-    }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<UtcMillis>, D::Error> {
-        let text = Option::<String>::deserialize(d)?;
-        text.map(|t| super::rfc3339::parse(&t).ok_or_else(|| D::Error::custom("expected a time as in RFC 3339"))).transpose()
     }
 }

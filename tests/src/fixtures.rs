@@ -48,12 +48,8 @@ pub fn public(n: u8) -> Key {
 
 /// What the anchors of `acme` sign: one root and one card key, valid for a year around [`NOW`], tokens of at most a day.
 pub fn key_list_payload() -> KeyListPayload {
-    let window = |usage, n| ListedKey {
-        usage,
-        key: public(n),
-        from: UtcMillis((NOW_SECS - 180 * 86_400) * 1000),
-        until: UtcMillis((NOW_SECS + 180 * 86_400) * 1000),
-    };
+    let window =
+        |usage, n| ListedKey { usage, key: public(n), from: UtcMillis((NOW_SECS - 180 * 86_400) * 1000), until: UtcMillis((NOW_SECS + 180 * 86_400) * 1000) };
     KeyListPayload {
         tenant: "acme".parse().unwrap(),
         version: 3,

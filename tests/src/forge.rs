@@ -142,7 +142,9 @@ pub fn message(block: &schema::SignedBlock, previous: Option<&[u8]>) -> Vec<u8> 
     let external = block.external_signature.as_ref().map(|e| e.signature.as_slice());
     match block.version {
         Some(1) => {
-            let mut m = [b"\0BLOCK\0\0VERSION\0\x01\0\0\0\0PAYLOAD\0", block.block.as_slice(), b"\0ALGORITHM\0", &algorithm, b"\0NEXTKEY\0", &block.next_key.key].concat();
+            let mut m =
+                [b"\0BLOCK\0\0VERSION\0\x01\0\0\0\0PAYLOAD\0", block.block.as_slice(), b"\0ALGORITHM\0", &algorithm, b"\0NEXTKEY\0", &block.next_key.key]
+                    .concat();
             if let Some(previous) = previous {
                 m.extend([b"\0PREVSIG\0".as_slice(), previous].concat());
             }

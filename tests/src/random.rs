@@ -210,7 +210,8 @@ pub fn asked(r: &mut StdRng, token: &Token) -> Asked {
     let last = token.restrictions.iter().filter_map(|x| if let Restriction::Until(t) = x { Some(*t) } else { None }).chain([token.block0.expires_secs]);
     let cards = token.links.iter().filter_map(|l| l.card.as_ref().map(|c| c.claimed().expires_secs));
     let ends = last.chain(cards).min().unwrap();
-    let services: Vec<&Name> = token.block0.audiences.iter().filter(|a| token.restrictions.iter().all(|x| !matches!(x, Restriction::Audiences(l) if !l.contains(a)))).collect();
+    let services: Vec<&Name> =
+        token.block0.audiences.iter().filter(|a| token.restrictions.iter().all(|x| !matches!(x, Restriction::Audiences(l) if !l.contains(a)))).collect();
     let classes = token.restrictions.iter().filter_map(|x| if let Restriction::ClassMax(c) = x { Some(*c) } else { None });
     let mut asked = Asked {
         now: UtcMillis(r.random_range(token.block0.not_before_secs..ends) * 1_000 + r.random_range(0..1_000)),

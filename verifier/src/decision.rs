@@ -90,13 +90,23 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// What a presenter showed of its key.
+/// What is asked, and what the presenter showed of its key. One value: a proof cannot be used for another call.
 #[derive(Clone, Copy)]
-pub enum Possession<'a> {
-    /// A proof for this call.
-    Proven(&'a Proven),
-    /// Nothing: only a bearer token may do so, and only where the tool takes it.
-    Bearer,
+pub enum Asked<'a> {
+    /// With a proof: the call is the one that was proven.
+    Proven(&'a Proven<'a>),
+    /// Without: only for a bearer token, and only where the tool takes it.
+    Bearer(&'a Call<'a>),
+}
+
+impl<'a> Asked<'a> {
+    /// The call that is asked for.
+    pub const fn call(&self) -> &'a Call<'a> {
+        match self {
+            Self::Proven(proven) => proven.call(),
+            Self::Bearer(call) => call,
+        }
+    }
 }
 
 /// What the tool itself insists on, chosen by name.
@@ -170,21 +180,13 @@ pub struct Allow {
 ///
 /// `arrived` is when the request came in: a generation above the known floor is `stale` until the view is fresh as of
 /// then, and `malformed` after (law 6). On `stale` the caller refreshes the view once and decides again.
-pub fn decide(
-    token: &VerifiedToken,
-    call: &Call<'_>,
-    possession: Possession<'_>,
-    policy: &ToolPolicy,
-    view: &impl RevocationView,
-    clock: &dyn Clock,
-    arrived: BootTime,
-) -> Decision {
+pub fn decide(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock, arrived: BootTime) -> Decision {
     // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
     let fresh_as_of = view.fresh_as_of();
     let lookup = view.lookup(&lineage(token));
     let keys = view.key_list();
-    let early = before_time(token, call, possession, policy, &keys, lookup);
-    let magnitude = within(token, call);
+    let early = before_time(token, asked, policy, &keys, lookup);
+    let magnitude = within(token, asked.call());
     let now = clock.boot();
     let utc = view.utc(now);
 
@@ -224,15 +226,8 @@ pub fn lineage(token: &VerifiedToken) -> Lineage<'_> {
 }
 
 /// The causes that stand before any question of time: malformed to revoked. Replay of the log asks the same function.
-pub fn before_time(
-    token: &VerifiedToken,
-    call: &Call<'_>,
-    possession: Possession<'_>,
-    policy: &ToolPolicy,
-    keys: &KeyList,
-    lookup: Lookup,
-) -> Result<(), Cause> {
-    let b = token.block0();
+pub fn before_time(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
+    let (b, call) = (token.block0(), asked.call());
     if policy.unsealed == Accept::No && !token.is_sealed() {
         return Err(Cause::Malformed);
     }
@@ -256,10 +251,10 @@ pub fn before_time(
     if !listed {
         return Err(Cause::Audience);
     }
-    match possession {
-        // L5: the last holder, this token. The call was compared when the proof was verified.
-        Possession::Proven(proof) if proof.holder() == token.last_holder() && proof.token_hash() == token.hash() => {}
-        Possession::Bearer if token.is_bearer() && policy.bearer == Accept::Yes => {}
+    match asked {
+        // L5: the last holder, this token, and by its type this call.
+        Asked::Proven(proof) if proof.holder() == token.last_holder() && proof.token_hash() == token.hash() => {}
+        Asked::Bearer(_) if token.is_bearer() && policy.bearer == Accept::Yes => {}
         _ => return Err(Cause::Holder),
     }
     match lookup {

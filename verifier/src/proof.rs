@@ -56,13 +56,13 @@ impl UnverifiedProof {
     /// The proof, if `holder` made it for this token and this call. Whether it is fresh is for [`ReplayCache::spend`].
     ///
     /// Costs one Ed25519 verification.
-    pub fn verify(self, holder: &Key, token_hash: &[u8; 32], call: &Call<'_>) -> Result<VerifiedProof, Cause> {
+    pub fn verify<'a>(self, holder: &Key, token_hash: &[u8; 32], call: &Call<'a>) -> Result<VerifiedProof<'a>, Cause> {
         if self.audience != *call.audience {
             return Err(Cause::Audience);
         }
         let call_hash = call.hash(&self.seed);
         let signed = SignedProof { audience: self.audience, time: self.time, nonce: self.nonce, signature: self.signature };
-        let proven = signed.prove(holder, token_hash, &call_hash).ok_or(Cause::Holder)?;
+        let proven = signed.prove(holder, token_hash, *call, &call_hash).ok_or(Cause::Holder)?;
         Ok(VerifiedProof { proven, seed: self.seed, signed })
     }
 }
@@ -81,22 +81,22 @@ pub struct SignedProof {
 }
 
 impl SignedProof {
-    /// What is proven, if `holder` signed this token hash and call hash.
-    pub fn prove(&self, holder: &Key, token_hash: &[u8; 32], call_hash: &[u8; 32]) -> Option<Proven> {
+    /// What is proven, if `holder` signed this token hash and call hash. The caller answers for the hash being the call's.
+    pub(crate) fn prove<'a>(&self, holder: &Key, token_hash: &[u8; 32], call: Call<'a>, call_hash: &[u8; 32]) -> Option<Proven<'a>> {
         let message = message(token_hash, &self.audience, call_hash, self.time, &self.nonce);
-        holder.verifies(&message, &self.signature).then_some(Proven { holder: *holder, token_hash: *token_hash, call_hash: *call_hash })
+        holder.verifies(&message, &self.signature).then_some(Proven { holder: *holder, token_hash: *token_hash, call })
     }
 }
 
-/// That a key signed for a token and a call: only a verification makes one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Proven {
+/// That a key signed for a token and a call: only a verification makes one, and the decision is about the call in it.
+#[derive(Clone, Copy)]
+pub struct Proven<'a> {
     holder: Key,
     token_hash: [u8; 32],
-    call_hash: [u8; 32],
+    call: Call<'a>,
 }
 
-impl Proven {
+impl<'a> Proven<'a> {
     /// The key that signed.
     pub const fn holder(&self) -> &Key {
         &self.holder
@@ -105,9 +105,9 @@ impl Proven {
     pub const fn token_hash(&self) -> &[u8; 32] {
         &self.token_hash
     }
-    /// The hash of the call it was made for.
-    pub const fn call_hash(&self) -> &[u8; 32] {
-        &self.call_hash
+    /// The call it was made for.
+    pub const fn call(&self) -> &Call<'a> {
+        &self.call
     }
 }
 
@@ -147,16 +147,16 @@ fn message(token_hash: &[u8; 32], audience: &Audience, call_hash: &[u8; 32], tim
 }
 
 /// A proof whose signature was checked: only [`UnverifiedProof::verify`] makes one.
-#[derive(Clone, Debug)]
-pub struct VerifiedProof {
-    proven: Proven,
+#[derive(Clone)]
+pub struct VerifiedProof<'a> {
+    proven: Proven<'a>,
     seed: Seed,
     signed: SignedProof,
 }
 
-impl VerifiedProof {
+impl<'a> VerifiedProof<'a> {
     /// Who signed for what.
-    pub const fn proven(&self) -> &Proven {
+    pub const fn proven(&self) -> &Proven<'a> {
         &self.proven
     }
     /// What makes the salts of the arguments.
@@ -201,7 +201,7 @@ impl ReplayCache {
     }
 
     /// Spends a proof, or says why it cannot be: [`Cause::Replay`] or [`Cause::Unavailable`].
-    pub fn spend(&self, proof: &VerifiedProof, now: UtcMillis) -> Result<(), Cause> {
+    pub fn spend(&self, proof: &VerifiedProof<'_>, now: UtcMillis) -> Result<(), Cause> {
         let SignedProof { nonce, time, .. } = &proof.signed;
         let mut spent = self.lock();
         if !nonce.starts_with(&spent.challenge) || time.0.abs_diff(now.0) > WINDOW_MS {
@@ -253,8 +253,8 @@ mod tests {
         })
     }
 
-    fn verified(n: u8, time: u64) -> VerifiedProof {
-        with_call("payments/1", r#"{"amount":1}"#, |c| proof(n, time).verify(&Key::of(&key(10)), &[1; 32], c)).unwrap()
+    fn spend(cache: &ReplayCache, n: u8, time: u64, now: u64) -> Result<(), Cause> {
+        with_call("payments/1", r#"{"amount":1}"#, |c| cache.spend(&proof(n, time).verify(&Key::of(&key(10)), &[1; 32], c).unwrap(), UtcMillis(now)))
     }
 
     #[test]
@@ -276,26 +276,26 @@ mod tests {
     fn a_proof_is_spent_once_inside_its_window_and_for_its_challenge() {
         let t = 1_000_000;
         let cache = ReplayCache::new([7; 16], 2);
-        assert_eq!(cache.spend(&verified(1, t), UtcMillis(t)), Ok(()));
-        assert_eq!(cache.spend(&verified(1, t), UtcMillis(t + 1)), Err(Cause::Replay));
-        assert_eq!(cache.spend(&verified(2, t), UtcMillis(t + WINDOW_MS + 1)), Err(Cause::Replay));
-        assert_eq!(cache.spend(&verified(2, t), UtcMillis(t + WINDOW_MS)), Ok(()));
-        assert_eq!(cache.spend(&verified(3, t), UtcMillis(t)), Err(Cause::Unavailable));
-        assert_eq!(cache.spend(&verified(2, t), UtcMillis(t)), Err(Cause::Replay), "a full cache still knows what it spent");
+        assert_eq!(spend(&cache, 1, t, t), Ok(()));
+        assert_eq!(spend(&cache, 1, t, t + 1), Err(Cause::Replay));
+        assert_eq!(spend(&cache, 2, t, t + WINDOW_MS + 1), Err(Cause::Replay));
+        assert_eq!(spend(&cache, 2, t, t + WINDOW_MS), Ok(()));
+        assert_eq!(spend(&cache, 3, t, t), Err(Cause::Unavailable));
+        assert_eq!(spend(&cache, 2, t, t), Err(Cause::Replay), "a full cache still knows what it spent");
 
         let cache = ReplayCache::new([7; 16], 2);
         cache.renew([8; 16]);
-        assert_eq!(cache.spend(&verified(1, t), UtcMillis(t)), Err(Cause::Replay));
+        assert_eq!(spend(&cache, 1, t, t), Err(Cause::Replay));
     }
 
     #[test]
     fn no_nonce_is_forgotten_while_its_proof_could_be_taken() {
         let cache = ReplayCache::new([7; 16], 100);
         let t = 1_000_000;
-        assert_eq!(cache.spend(&verified(1, t + WINDOW_MS), UtcMillis(t)), Ok(()));
+        assert_eq!(spend(&cache, 1, t + WINDOW_MS, t), Ok(()));
         for later in (0..=2 * WINDOW_MS).step_by(500) {
-            assert_eq!(cache.spend(&verified(1, t + WINDOW_MS), UtcMillis(t + later)), Err(Cause::Replay), "{later} ms later");
-            _ = cache.spend(&verified((later / 500 % 200) as u8 + 2, t + later), UtcMillis(t + later));
+            assert_eq!(spend(&cache, 1, t + WINDOW_MS, t + later), Err(Cause::Replay), "{later} ms later");
+            _ = spend(&cache, (later / 500 % 200) as u8 + 2, t + later, t + later);
         }
     }
 }

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::call::{Arguments, Call, Value, call_hash, commit};
 use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
-use crate::decision::{self, Accept, Cause, Decision, Freshness, Possession, ToolPolicy};
+use crate::decision::{self, Accept, Asked, Cause, Decision, Freshness, ToolPolicy};
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
 use crate::key_list::KeyList;
 use crate::proof::{SignedProof, VerifiedProof};
@@ -95,7 +95,7 @@ pub struct Evidence<'a> {
     /// The presented bytes and what they say.
     pub token: (&'a [u8], &'a VerifiedToken),
     /// The proof.
-    pub proof: Option<&'a VerifiedProof>,
+    pub proof: Option<&'a VerifiedProof<'a>>,
     /// What the tool insists on.
     pub policy: &'a ToolPolicy,
     /// Authority time.
@@ -167,13 +167,13 @@ impl Receipt {
             data_class: self.data_class,
         };
         let proven = match &self.proof {
-            Some(proof) if proof.audience == self.audience => proof.prove(token.last_holder(), token.hash(), &self.call_hash()),
+            Some(proof) if proof.audience == self.audience => proof.prove(token.last_holder(), token.hash(), call, &self.call_hash()),
             _ => None,
         };
-        let possession = proven.as_ref().map_or(Possession::Bearer, Possession::Proven);
+        let asked = proven.as_ref().map_or(Asked::Bearer(&call), Asked::Proven);
         // What the tool takes by name shows in its having written a receipt at all.
         let policy = ToolPolicy { freshness: Freshness::Strict, bearer: Accept::Yes, unsealed: Accept::Yes };
-        decision::before_time(token, &call, possession, &policy, keys, lookup)?;
+        decision::before_time(token, asked, &policy, keys, lookup)?;
         // Without any authority time a verifier says nothing of validity, but all that comes after it (law 11).
         if self.time.0 != 0 {
             decision::in_time(token, self.time)?;

@@ -116,9 +116,9 @@ impl UnverifiedToken {
             (holder, depth) = (link.holder, link.depth);
             holders.push(holder);
         }
-        // L5: otherwise one key could sign for two places of a chain.
-        if has_twice(&holders) {
-            return Err(Malformed::new("holder key occurs twice in the chain"));
+        // L5: otherwise one key could sign for two places of a chain; and a holder key never signs blocks.
+        if has_twice(&holders) || self.envelope.blocks.iter().any(|b| holders.contains(&b.next)) {
+            return Err(Malformed::new("holder key occurs twice in the chain, or as the next key of a block"));
         }
         let lids: Vec<Lid> = self.links().map(|l| l.lid).collect();
         if has_twice(&lids) {

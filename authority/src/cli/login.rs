@@ -61,7 +61,11 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
 }
 
 /// Signs a person in: `open` shows the URL to their browser. Waits at most ten minutes.
-pub async fn sign_in<F: Future<Output = anyhow::Result<()>>>(http: &reqwest::Client, authority: &str, open: impl FnOnce(reqwest::Url) -> F) -> anyhow::Result<SavedSession> {
+pub async fn sign_in<F: Future<Output = anyhow::Result<()>>>(
+    http: &reqwest::Client,
+    authority: &str,
+    open: impl FnOnce(reqwest::Url) -> F,
+) -> anyhow::Result<SavedSession> {
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let (verifier, state) = (secret::draw(&mut rng), secret::draw(&mut rng));
     let challenge = secret::base64url(&secret::digest(verifier.expose_secret()));
@@ -128,6 +132,16 @@ pub fn default_path() -> anyhow::Result<PathBuf> {
     Ok(base.context("neither XDG_CONFIG_HOME nor HOME is set: say --session FILE")?.join("procura/session.json"))
 }
 
+/// The session in a file that nobody else may read.
+pub fn load(path: &Path) -> anyhow::Result<SavedSession> {
+    use std::os::unix::fs::MetadataExt as _;
+    let bytes = std::fs::read(path).with_context(|| format!("nobody is signed in (no {}): run `procura login`, or say --data DIR", path.display()))?;
+    if std::fs::metadata(path)?.mode() & 0o077 != 0 {
+        bail!("{} may be read by others: expected mode 0600; sign in again", path.display());
+    }
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a session file: sign in again", path.display()))
+}
+
 fn save(session: &SavedSession, path: &Path) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -137,7 +151,8 @@ fn save(session: &SavedSession, path: &Path) -> anyhow::Result<()> {
     // Written aside and renamed: never half a session, never one that others may read.
     let aside = path.with_extension("new");
     _ = std::fs::remove_file(&aside);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).with_context(|| format!("cannot write {}", aside.display()))?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).with_context(|| format!("cannot write {}", aside.display()))?;
     file.write_all(&serde_json::to_vec_pretty(session)?)?;
     std::fs::rename(&aside, path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -113,7 +113,13 @@ impl Demo {
         if let Err((_, _, message)) = &refused {
             report.note(message);
         }
-        report.step(GRANT, "2500.00 EUR is more than Alice may delegate", "403, names the maximum", said(&refused, if named { ", names the maximum" } else { "" }), began.elapsed());
+        report.step(
+            GRANT,
+            "2500.00 EUR is more than Alice may delegate",
+            "403, names the maximum",
+            said(&refused, if named { ", names the maximum" } else { "" }),
+            began.elapsed(),
+        );
         let began = Instant::now();
         let granted = expect(alice.delegate(&bot, 50_000).await?)?;
         report.note(field(&granted, "summary")?);
@@ -131,7 +137,16 @@ impl Demo {
 
     #[expect(clippy::too_many_arguments, reason = "a row of the demo's table")]
     /// What a tool makes of a call; strangers learn one word, so their cause is read where its operator reads it.
-    async fn ask(&mut self, chapter: &'static str, what: &str, tool: usize, token: &SealedToken, key: &SigningKey, wish: &Wish, expected: &str) -> anyhow::Result<()> {
+    async fn ask(
+        &mut self,
+        chapter: &'static str,
+        what: &str,
+        tool: usize,
+        token: &SealedToken,
+        key: &SigningKey,
+        wish: &Wish,
+        expected: &str,
+    ) -> anyhow::Result<()> {
         let before = self.tool(tool)?.denials().await?;
         let (answer, took) = self.tool(tool)?.transfer(token, key, wish).await?;
         let came = self.came(tool, &answer, &before).await?;
@@ -182,9 +197,27 @@ impl Demo {
         self.ask(DECIDE, "120.00 EUR to acct/eu/7 at payments/2", 1, &token, &key, &good, "allowed").await?;
         self.ask(DECIDE, "500.01 EUR: over the limit", 0, &token, &key, &transfer_to("acct/eu/7", 50_001)?, "denied: limit").await?;
         self.ask(DECIDE, "to acct/us/7: another account", 1, &token, &key, &transfer_to("acct/us/7", 12_000)?, "denied: scope").await?;
-        self.ask(DECIDE, "refund: another action", 2, &token, &key, &wish("acme", "refund", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?, "denied: scope").await?;
+        self.ask(
+            DECIDE,
+            "refund: another action",
+            2,
+            &token,
+            &key,
+            &wish("acme", "refund", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?,
+            "denied: scope",
+        )
+        .await?;
         self.ask(DECIDE, "no amount: an argument is missing", 0, &token, &key, &wish("acme", "transfer", "acct/eu/7", "{}")?, "denied: limit").await?;
-        self.ask(DECIDE, "another tenant's account", 1, &token, &key, &wish("umbrella", "transfer", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?, "denied: tenant").await?;
+        self.ask(
+            DECIDE,
+            "another tenant's account",
+            1,
+            &token,
+            &key,
+            &wish("umbrella", "transfer", "acct/eu/7", r#"{"amount":{"minor":1,"unit":"EUR"}}"#)?,
+            "denied: tenant",
+        )
+        .await?;
 
         self.raw(DECIDE, "no signature of the holder", 0, &token.authorization(), None, &good, "denied: holder").await?;
         let proof = self.tool(0)?.instance.prove(&token, &key, &good, SystemClock.wall(), &mut StdRng::from_os_rng());
@@ -209,7 +242,16 @@ impl Demo {
 
     /// Sends exactly these bytes.
     #[expect(clippy::too_many_arguments, reason = "a row of the demo's table")]
-    async fn raw(&mut self, chapter: &'static str, what: &str, tool: usize, authorization: &str, proof: Option<&str>, wish: &Wish, expected: &str) -> anyhow::Result<()> {
+    async fn raw(
+        &mut self,
+        chapter: &'static str,
+        what: &str,
+        tool: usize,
+        authorization: &str,
+        proof: Option<&str>,
+        wish: &Wish,
+        expected: &str,
+    ) -> anyhow::Result<()> {
         let before = self.tool(tool)?.denials().await?;
         let began = Instant::now();
         let answer = self.tool(tool)?.instance.send(&path(wish), authorization, proof, &wish.args).await?;
@@ -257,7 +299,13 @@ impl Demo {
     fn say_denied(&mut self, chapter: &'static str, what: &str, measured: &[Denied]) {
         for (i, denied) in measured.iter().enumerate() {
             let came = if denied.cause == "revoked" { "denied: revoked".to_owned() } else { format!("denied: {}", denied.cause) };
-            self.report.step(chapter, format!("{what}: commit to deny at payments/{}", i + 1), "denied: revoked", came, Duration::from_secs_f64(denied.ms / 1000.0));
+            self.report.step(
+                chapter,
+                format!("{what}: commit to deny at payments/{}", i + 1),
+                "denied: revoked",
+                came,
+                Duration::from_secs_f64(denied.ms / 1000.0),
+            );
             self.report.revoked(denied.ms, denied.late_allows);
         }
     }
@@ -309,7 +357,13 @@ impl Demo {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let allowed = answers.iter().all(|a| *a);
-        self.report.step(CUT, "payments/3 loses its stream for a second, keeps its pull", "allowed throughout", if allowed { "allowed throughout" } else { "denied in between" }, began.elapsed());
+        self.report.step(
+            CUT,
+            "payments/3 loses its stream for a second, keeps its pull",
+            "allowed throughout",
+            if allowed { "allowed throughout" } else { "denied in between" },
+            began.elapsed(),
+        );
 
         self.tool(2)?.proxy.set(Open::Nothing);
         let began = Instant::now();
@@ -346,7 +400,8 @@ impl Demo {
         // The auditor has the trust file and the bundle, and nothing else.
         let trust = scratch.join("auditor-trust.json");
         std::fs::copy(self.folder.join("trust.json"), &trust)?;
-        let (data, bundle_arg, trust_arg) = (self.folder.to_string_lossy().into_owned(), bundle.to_string_lossy().into_owned(), trust.to_string_lossy().into_owned());
+        let (data, bundle_arg, trust_arg) =
+            (self.folder.to_string_lossy().into_owned(), bundle.to_string_lossy().into_owned(), trust.to_string_lossy().into_owned());
         let began = Instant::now();
         let (ok, _) = procura(&["log", "export", "--data", &data, "--out", &bundle_arg]).await?;
         self.report.step(AUDIT, "procura log export", "exit 0", if ok { "exit 0" } else { "failed" }, began.elapsed());
@@ -366,7 +421,13 @@ impl Demo {
         let began = Instant::now();
         let (ok, said) = procura(&["log", "replay", &bundle_arg, "--trust", &trust_arg]).await?;
         self.report.note(said.trim());
-        self.report.step(AUDIT, "one byte of the bundle flipped", "found and named", if !ok && !said.trim().is_empty() { "found and named" } else { "not found" }, began.elapsed());
+        self.report.step(
+            AUDIT,
+            "one byte of the bundle flipped",
+            "found and named",
+            if !ok && !said.trim().is_empty() { "found and named" } else { "not found" },
+            began.elapsed(),
+        );
         Ok(self.report.finish())
     }
 }
@@ -381,7 +442,12 @@ struct Denied {
 /// Revokes while each tool is asked again and again, and says for each how long after the commit it first denied.
 ///
 /// An allow is late if the request for it was sent 200 ms after the commit: stricter than the promise, whose clock is inside `decide`.
-async fn commit_to_deny(tools: &[Tool], token: &SealedToken, key: &SigningKey, revoke: impl Future<Output = anyhow::Result<Answer>>) -> anyhow::Result<Vec<Denied>> {
+async fn commit_to_deny(
+    tools: &[Tool],
+    token: &SealedToken,
+    key: &SigningKey,
+    revoke: impl Future<Output = anyhow::Result<Answer>>,
+) -> anyhow::Result<Vec<Denied>> {
     let wish = transfer_to("acct/eu/7", 100)?;
     let spin = |tool| spin(tool, token, key, &wish);
     let spinners = futures_util::future::try_join_all(tools.iter().map(spin));

@@ -73,7 +73,12 @@ impl Report {
             println!("{document}");
         } else {
             let worst = self.commit_to_deny_ms.iter().copied().fold(0.0, f64::max);
-            println!("\n{} steps, {failed} not as stated. Commit to deny: {} measured, longest {worst:.1} ms; late allows: {}.", self.steps.len(), self.commit_to_deny_ms.len(), self.late_allows);
+            println!(
+                "\n{} steps, {failed} not as stated. Commit to deny: {} measured, longest {worst:.1} ms; late allows: {}.",
+                self.steps.len(),
+                self.commit_to_deny_ms.len(),
+                self.late_allows
+            );
         }
         ok
     }

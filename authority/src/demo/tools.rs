@@ -101,5 +101,11 @@ pub fn transfer_to(resource: &str, minor: i64) -> anyhow::Result<Wish> {
 
 /// Any wish.
 pub fn wish(tenant: &str, action: &str, resource: &str, args: &str) -> anyhow::Result<Wish> {
-    Ok(Wish { tenant: tenant.parse()?, tool: "payments".parse()?, action: action.parse()?, resource: resource.parse()?, args: Arguments::from_json(args.as_bytes())? })
+    Ok(Wish {
+        tenant: tenant.parse()?,
+        tool: "payments".parse()?,
+        action: action.parse()?,
+        resource: resource.parse()?,
+        args: Arguments::from_json(args.as_bytes())?,
+    })
 }

@@ -1,6 +1,7 @@
 //! The feed over HTTP (`spec/feed.md`, transport): a stream, the tail, and the pull of the head.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -11,6 +12,7 @@ use futures_util::{Stream, stream};
 use procura_verifier::feed::SignedMessage;
 use procura_verifier::ids::Tenant;
 use procura_verifier::wire::Canonical as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ApiError, AppState};
 use crate::feed::bus::{Heard, Subscription};
@@ -34,14 +36,18 @@ pub struct TailAsked {
 /// `GET /v1/feed`: the signed answer to the nonce, then everything as it is published. A stream that falls behind is ended: the reader opens it anew and reads the tail.
 pub async fn stream(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let nonce = app.nonce(&asked)?;
+    // Each stream costs twenty writes a second for as long as it stands.
+    let place = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::unavailable("no more streams"))?;
     // Subscribed before the head is asked for: what is committed in between comes twice, never not at all.
     let subscription = app.ctx.feed.subscribe();
     let first = app.ctx.feed.answer(nonce).await.map_err(unavailable)?;
-    let events = stream::unfold((Some(first), subscription), next);
+    let events = stream::unfold((Some(first), subscription, place), next);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-async fn next((first, mut subscription): (Option<std::sync::Arc<SignedMessage>>, Subscription)) -> Option<(Result<Event, Infallible>, (Option<std::sync::Arc<SignedMessage>>, Subscription))> {
+type Streaming = (Option<Arc<SignedMessage>>, Subscription, OwnedSemaphorePermit);
+
+async fn next((first, mut subscription, place): Streaming) -> Option<(Result<Event, Infallible>, Streaming)> {
     let message = match first {
         Some(first) => first,
         None => match subscription.next().await? {
@@ -49,7 +55,7 @@ async fn next((first, mut subscription): (Option<std::sync::Arc<SignedMessage>>,
             Heard::Lagged => return None,
         },
     };
-    Some((Ok(Event::default().data(text(&message))), (None, subscription)))
+    Some((Ok(Event::default().data(text(&message))), (None, subscription, place)))
 }
 
 /// `GET /v1/feed/tail`: messages from a number on, at most 256; `more` if there may be others.

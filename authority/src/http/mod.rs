@@ -16,14 +16,15 @@ mod verifiers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use procura_verifier::ids::Tenant;
 use procura_verifier::key_list::UnverifiedKeyList;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub cookies: Cookies,
     /// Sign-in pages.
     pub oidc: Arc<OidcState>,
+    /// Places for streams of the feed.
+    pub streams: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for AppState {
@@ -99,9 +102,9 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/keys", get(keys::list))
         .route("/v1/me", get(health::me))
         .route("/v1/agents/challenges", post(agents::challenge))
-        .route("/v1/agents", post(agents::register))
+        .route("/v1/agents", get(agents::list).post(agents::register))
         .route("/v1/card", post(tokens::card))
-        .route("/v1/delegations", post(delegations::create))
+        .route("/v1/delegations", get(delegations::list).post(delegations::create))
         .route("/v1/token", post(tokens::mint))
         .route("/v1/revocations", post(revocations::create))
         .route("/v1/verifiers", post(verifiers::enrol))
@@ -155,4 +158,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
+/// Most streams of the feed at once.
+pub const MAX_STREAMS: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

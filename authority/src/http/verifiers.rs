@@ -46,7 +46,9 @@ pub async fn receipts(State(app): State<AppState>, Body(body): Body<ReceiptsBody
     if body.receipts.len() > MAX_AT_ONCE || body.denials.len() > MAX_AT_ONCE {
         return Err(ApiError::bad_request("expected at most 64 receipts and 64 counts at once"));
     }
-    let decode = |all: Vec<String>| all.iter().map(|t| BASE64.decode(t)).collect::<Result<Vec<_>, _>>().map_err(|_| ApiError::bad_request("expected receipts in base64url without padding"));
+    let decode = |all: Vec<String>| {
+        all.iter().map(|t| BASE64.decode(t)).collect::<Result<Vec<_>, _>>().map_err(|_| ApiError::bad_request("expected receipts in base64url without padding"))
+    };
     let (signed, counts) = (decode(body.receipts)?, decode(body.denials)?);
     let records: Vec<_> = signed.iter().map(|r| Record::Receipt(r)).chain(counts.iter().map(|c| Record::Denials(c))).collect();
     let outcomes = receipts::take(&app.ctx, &records).await.map_err(refused)?;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use procura_verifier::claims::{Capability, DataClass, Name};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -185,8 +186,12 @@ events! {
         human: HumanId,
         /// To whom.
         agent: AgentId,
-        /// Tool, action, resources and limits, each in its canonical text.
-        capabilities: Vec<String>,
+        /// What it permits, any one of them.
+        capabilities: Vec<Capability>,
+        /// Services that may accept its tokens.
+        audiences: Vec<Name>,
+        /// Ceiling on the class of data.
+        class_max: DataClass,
         /// Longest life of a token under it, in seconds.
         ttl_secs: u64,
         /// Its own end.

@@ -146,7 +146,14 @@ mod tests {
                 version: 1,
                 human,
                 agent,
-                capabilities: vec!["payments transfer".into()],
+                capabilities: vec![
+                    serde_json::from_str(
+                        r#"{"tool":"payments","action":"transfer","resource":"acct/eu/*","limits":[{"kind":"one_of","arg":"kind","values":["wage"]}]}"#,
+                    )
+                    .unwrap(),
+                ],
+                audiences: vec!["payments".parse().unwrap()],
+                class_max: procura_verifier::claims::DataClass::Internal,
                 ttl_secs: 3600,
                 not_after: UtcMillis(9),
                 depth: 2,

@@ -8,8 +8,9 @@ mod feed;
 
 use std::collections::{HashMap, HashSet};
 
+use procura_verifier::claims::{Block0, Hops, HumanRef, Possession};
 use procura_verifier::feed::message::{FloorScope, Item};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
 
 use self::decisions::Receipts;
@@ -202,6 +203,11 @@ impl<'a> State<'a> {
         if issued.block0_sha256.0 != block0 {
             return Err(wrong(format!("{} was used with another block 0 than was issued", issued.tid)));
         }
+        let granted = self.delegations.get(&issued.delegation).filter(|d| d.generations == issued.generations);
+        let within = granted.is_some_and(|d| is_within(token.block0(), issued, d));
+        if !within {
+            return Err(wrong(format!("{} says more than its issue and its delegation record", issued.tid)));
+        }
         self.receipts.judge(&receipt, &token, keys, self.taken).map_err(wrong)?;
         self.summary.decisions += 1;
         self.summary.allowed += u64::from(receipt.verdict.is_ok());
@@ -221,6 +227,30 @@ impl<'a> State<'a> {
             delegation: self.floor(FloorScope::Delegation(delegation)),
         }
     }
+}
+
+/// P2 over the authority itself: block 0 holds nothing that the human did not grant.
+fn is_within(block: &Block0, issued: &event::Issue, d: &event::Delegation) -> bool {
+    let human = match block.human {
+        HumanRef::Id(id) => id == d.human,
+        HumanRef::Pairwise(_) => block.audiences.iter().any(|service| HumanRef::pairwise(d.human, service) == block.human),
+    };
+    human
+        && (block.delegation, block.agent, block.holder) == (issued.delegation, issued.agent, issued.holder)
+        && block.ancestors == issued.ancestors
+        && UtcMillis(block.expires_secs.saturating_mul(1000)) == issued.expires
+        && block.capabilities.iter().all(|c| d.capabilities.iter().any(|granted| granted.includes(c)))
+        && block.audiences.iter().all(|a| d.audiences.contains(a))
+        && block.class_max <= d.class_max
+        && block.depth <= d.depth
+        && (block.hops == Hops::Registered || d.unregistered_hops)
+        && (block.possession == Possession::Proof || d.bearer)
+        && u64::from(block.freshness_ms) <= d.freshness_ms
+        && log_generations(&block.generations) == issued.generations
+}
+
+const fn log_generations(g: &procura_verifier::claims::Generations) -> Generations {
+    Generations { global: g.global, tenant: g.tenant, human: g.human, agent: g.agent, delegation: g.delegation }
 }
 
 const fn below(g: &Generations, floors: &Generations) -> bool {

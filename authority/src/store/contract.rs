@@ -433,4 +433,23 @@ mod only_sqlite {
         let store = sqlite::Sqlite::open(folder.path(), tenant()).await.unwrap();
         assert!(matches!(store.commit(&batch(2, vec![leaf(2)])).await, Err(CommitError::Unavailable(StoreError::Inconsistent { table: "tile", .. }))));
     }
+
+    /// A batch costs what is in it, not what is in the tables: no statement walks a table.
+    #[tokio::test]
+    async fn every_statement_finds_its_rows_by_an_index() {
+        let (_store, folder) = sqlite().await;
+        let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
+        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs")].concat();
+        let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE "].iter().any(|verb| text.starts_with(verb))).collect();
+        assert!(statements.len() > 30, "{} statements", statements.len());
+        for sql in statements {
+            // Whose tables are short: one row a tenant, one a key list, one a verifier. `verifiers()` wants them all.
+            let short = ["head", "key_list", "verifier"].iter().any(|t| sql.contains(&format!("FROM {t} WHERE tenant = ?1")) || sql.starts_with("UPDATE head"));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut c).await.unwrap();
+            for (.., step) in plan {
+                let walks = (step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains("CONSTANT ROW")) || step.ends_with("(tenant=?)");
+                assert!(short || !walks, "{step} in {sql}");
+            }
+        }
+    }
 }

@@ -79,6 +79,8 @@ impl Sqlite {
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(2))
+            // A file does not hang up: asking each connection whether it lives costs as much as the query.
+            .test_before_acquire(false)
             .connect_with(options.clone().read_only(true))
             .await
             .map_err(|e| failed(&e))?;

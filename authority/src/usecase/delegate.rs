@@ -1,6 +1,6 @@
 //! A human grants a part of their own authority to an agent.
 
-use procura_verifier::claims::{Capability, Hops, Possession};
+use procura_verifier::claims::{Hops, Possession};
 use procura_verifier::ids::{AgentId, DelegationId};
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,9 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
             version: 1,
             human,
             agent: agent.id,
-            capabilities: terms.capabilities.iter().map(Capability::to_string).collect(),
+            capabilities: terms.capabilities.clone(),
+            audiences: terms.audiences.clone(),
+            class_max: terms.class_max,
             ttl_secs: terms.ttl_secs,
             not_after: terms.not_after,
             depth: terms.depth,
@@ -147,7 +149,7 @@ mod tests {
         let d = app.ctx.store.find_delegation(done.delegation).await.unwrap().unwrap();
         assert_eq!((Some(d.human), d.agent, d.version), (alice.human(), bot.agent, 1));
         let Some(event::Event::Delegation(e)) = app.events().await.pop() else { panic!("no event") };
-        assert_eq!(e.capabilities, ["payments:transfer on acct/eu/*, amount at most 500.00 EUR"]);
+        assert_eq!((e.capabilities, e.audiences, e.class_max), (terms().capabilities, terms().audiences, terms().class_max));
         let opening = app.ctx.store.find_opening(e.text_hash.0).await.unwrap().unwrap();
         assert_eq!(opening.text, done.text);
     }

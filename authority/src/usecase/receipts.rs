@@ -1,7 +1,7 @@
 //! Takes in what verifiers recorded: signed receipts, and counts of earlier denials. One leaf each.
 
-use procura_verifier::ids::VerifierId;
 use procura_verifier::decision::Cause;
+use procura_verifier::ids::VerifierId;
 use procura_verifier::receipt::{SignedDenials, SignedReceipt};
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};

@@ -47,10 +47,7 @@ fn a_bomb_costs_no_more_than_its_bytes() {
     let held = Held::mint(&block0());
     let facts: String = (0..25).map(|n| format!("n({n});")).collect();
     let join = facts + "check if n($a), n($b), n($c), n($d), n($e), n($f), n($g), n($h), $a + $b + $c + $d + $e + $f + $g + $h == 10000";
-    let bombs = [
-        Forged::of(&held.0).append(later_of(&held.0, &join)).seal(),
-        Forged::root(block0_of(&(source(&held.0, 0) + "\n" + &join)), ROOT).seal(),
-    ];
+    let bombs = [Forged::of(&held.0).append(later_of(&held.0, &join)).seal(), Forged::root(block0_of(&(source(&held.0, 0) + "\n" + &join)), ROOT).seal()];
     for bomb in bombs {
         let start = Instant::now();
         for _ in 0..1_000 {

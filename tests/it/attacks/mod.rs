@@ -97,7 +97,14 @@ fn a_stock_library_would_take_many_of_them() {
         .filter(|e| biscuit_auth::Biscuit::from(&e.case.token, procura_tests::stock::root()).is_ok())
         .map(|e| e.name)
         .collect();
-    for name in ["L3/time_in_block_0", "L3/unknown_field_appended", "L3/cross_join", "L3/signature_version_0_of_block_0", "L4/no_card", "L8/limits_in_a_check_of_their_own"] {
+    for name in [
+        "L3/time_in_block_0",
+        "L3/unknown_field_appended",
+        "L3/cross_join",
+        "L3/signature_version_0_of_block_0",
+        "L4/no_card",
+        "L8/limits_in_a_check_of_their_own",
+    ] {
         assert!(taken.iter().any(|n| n == name), "a stock library refuses {name} already: the forgery proves nothing");
     }
     assert!(taken.len() >= 60, "only {} forgeries verify at all: {taken:?}", taken.len());

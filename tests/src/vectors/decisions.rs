@@ -46,14 +46,24 @@ pub fn l8() -> Law {
         capability("payments", "transfer", "acct/eu/*", vec![at_most("amount", 50_000, "EUR")]),
         capability("payments", "transfer", "acct/us/*", vec![at_most("amount", 900_000, "EUR")]),
     ];
-    law.pass("each_capability_its_own_limit", "9000.00 on the account that allows it", amount(with(two.clone()), 900_000, "EUR").asking(AGENT, |r| r.resource = "acct/us/7".into()));
+    law.pass(
+        "each_capability_its_own_limit",
+        "9000.00 on the account that allows it",
+        amount(with(two.clone()), 900_000, "EUR").asking(AGENT, |r| r.resource = "acct/us/7".into()),
+    );
     law.fail("limit_of_another_capability", "9000.00 on the account that allows 500.00", amount(with(two.clone()), 900_000, "EUR"), "limit");
     let crossed = source(&Held::mint(&Block0 { capabilities: two.clone(), ..block0() }).0, 0);
     let line = crossed.lines().find(|l| l.starts_with("check if tool(")).unwrap();
     let scopes = r#"check if tool("payments"), action("transfer"), resource($resource), $resource.starts_with(["acct"]);"#;
     let limits = r#"check if number("amount", $0, "EUR"), $0 <= 50000 or number("amount", $0, "EUR"), $0 <= 900000;"#;
     let crossed = block0_of(&crossed.replace(line, &format!("{scopes}\n{limits}")));
-    law.forged("limits_in_a_check_of_their_own", "scope and limits in two checks, so that any limit goes with any scope", Stage::Parse, presenting(Forged::root(crossed, ROOT).seal()), with(two));
+    law.forged(
+        "limits_in_a_check_of_their_own",
+        "scope and limits in two checks, so that any limit goes with any scope",
+        Stage::Parse,
+        presenting(Forged::root(crossed, ROOT).seal()),
+        with(two),
+    );
 
     let tight = || presenting(held().narrow(&[Restriction::Limit(at_most("amount", 10_000, "EUR"))]).seal());
     law.pass("narrowed_limit", "100.00 where the holder narrowed to 100.00", amount(tight(), 10_000, "EUR"));

@@ -73,7 +73,19 @@ impl Law {
 
 /// Every vector.
 pub fn all() -> Vec<Entry> {
-    let laws = [root::l1(), root::l2(), profile::l3(), links::l4(), possession::l5(), views::l6(), views::l7(), decisions::l8(), decisions::l9(), profile::l10(), views::l11()];
+    let laws = [
+        root::l1(),
+        root::l2(),
+        profile::l3(),
+        links::l4(),
+        possession::l5(),
+        views::l6(),
+        views::l7(),
+        decisions::l8(),
+        decisions::l9(),
+        profile::l10(),
+        views::l11(),
+    ];
     laws.into_iter().flat_map(|l| l.entries).collect()
 }
 

@@ -32,13 +32,33 @@ pub fn l5() -> Law {
     law.fail("stripped_link", "the link is gone, the sub-agent signs", Case::of(held().seal(), SUB), "holder");
 
     law.fail("proof_for_other_arguments", "signed for 120.00, asked for 130.00", after_signing(|r| r.args = args(&ARGS.replace("12000", "13000"))), "holder");
-    law.fail("argument_added_after_signing", "an argument more than was signed", after_signing(|r| r.args = args(&ARGS.replace("{\"amount\"", "{\"memo\":null,\"amount\""))), "holder");
-    law.fail("argument_dropped_after_signing", "an argument less than was signed", after_signing(|r| r.args = args(r#"{"amount":{"minor":12000,"unit":"EUR"}}"#)), "holder");
+    law.fail(
+        "argument_added_after_signing",
+        "an argument more than was signed",
+        after_signing(|r| r.args = args(&ARGS.replace("{\"amount\"", "{\"memo\":null,\"amount\""))),
+        "holder",
+    );
+    law.fail(
+        "argument_dropped_after_signing",
+        "an argument less than was signed",
+        after_signing(|r| r.args = args(r#"{"amount":{"minor":12000,"unit":"EUR"}}"#)),
+        "holder",
+    );
     law.fail("proof_for_another_action", "signed for another action", signed_for(CallText { action: "refund", ..CallText::default() }), "holder");
     law.fail("proof_for_another_tool", "signed for another tool", signed_for(CallText { tool: "ledger", ..CallText::default() }), "holder");
     law.fail("proof_for_another_resource", "signed for another account", signed_for(CallText { resource: "acct/eu/8", ..CallText::default() }), "holder");
-    law.fail("proof_for_another_tenant", "signed for the same account of another tenant", signed_for(CallText { tenant: "globex", ..CallText::default() }), "holder");
-    law.fail("proof_for_another_instance", "signed for the second instance, presented at the first", signed_for(CallText { audience: "payments/2", ..CallText::default() }), "audience");
+    law.fail(
+        "proof_for_another_tenant",
+        "signed for the same account of another tenant",
+        signed_for(CallText { tenant: "globex", ..CallText::default() }),
+        "holder",
+    );
+    law.fail(
+        "proof_for_another_instance",
+        "signed for the second instance, presented at the first",
+        signed_for(CallText { audience: "payments/2", ..CallText::default() }),
+        "audience",
+    );
     let reordered = after_signing(|r| r.args = args(r#"{ "note": "invoice 7", "amount": { "unit": "EUR", "minor": 12000 } }"#));
     law.pass("arguments_in_another_order", "order and spaces of the JSON are not signed, names and values are", reordered);
 

@@ -70,8 +70,11 @@ pub fn l3() -> Law {
         ("rule_in_a_later_block", "a rule that makes facts", r#"tool("payments") <- action($a)"#),
         ("reject_if_in_a_later_block", "another kind of check", r#"reject if tool("ledger")"#),
         ("check_all_in_a_later_block", "another kind of check", "check all time($time), $time < 2030-01-01T00:01:00Z"),
-        ("trusting_in_a_later_block", "a scope of its own", &format!("check if time($time), $time < 2030-01-01T00:01:00Z trusting ed25519/{}", hex::encode(key(STRANGER).verifying_key().to_bytes()))),
-        
+        (
+            "trusting_in_a_later_block",
+            "a scope of its own",
+            &format!("check if time($time), $time < 2030-01-01T00:01:00Z trusting ed25519/{}", hex::encode(key(STRANGER).verifying_key().to_bytes())),
+        ),
         ("or_over_time", "a second query under the check", "check if time($time), $time < 2030-01-01T00:01:00Z or true"),
         ("parentheses", "the same bound, in parentheses", "check if time($time), ($time < 2030-01-01T00:01:00Z)"),
         ("other_variable", "the same bound over another variable", "check if time($t), $t < 2030-01-01T00:01:00Z"),
@@ -82,11 +85,19 @@ pub fn l3() -> Law {
     }
     for (name, about, datalog) in [
         ("time_in_block_0", "it would satisfy its own expiry check", "time(2030-01-01T00:00:01Z);"),
-        ("holder_proof_in_block_0", "it would satisfy its own holder check", &format!("holder_proof(hex:{});", hex::encode(key(AGENT).verifying_key().to_bytes()))),
+        (
+            "holder_proof_in_block_0",
+            "it would satisfy its own holder check",
+            &format!("holder_proof(hex:{});", hex::encode(key(AGENT).verifying_key().to_bytes())),
+        ),
         ("number_in_block_0", "it would satisfy a limit on a missing argument", r#"number("amount", 1, "EUR");"#),
         ("resource_in_block_0", "it would satisfy every scope", r#"resource(["acct", "eu", "7"]);"#),
         ("rule_in_block_0", "a rule that makes facts", r#"tool("payments") <- action($a);"#),
-        ("third_fact_twice", "a capability twice", &source(&held().0, 0).lines().find(|l| l.starts_with("capability(")).unwrap().replace("capability(0", "capability(1")),
+        (
+            "capability_under_two_numbers",
+            "a capability twice",
+            &source(&held().0, 0).lines().find(|l| l.starts_with("capability(")).unwrap().replace("capability(0", "capability(1"),
+        ),
         ("check_more_in_block_0", "a check that no fact asks for", r#"check if tool("payments");"#),
     ] {
         law.forged(name, about, Stage::Parse, root_with(datalog), honest());
@@ -99,7 +110,13 @@ pub fn l3() -> Law {
     let facts: String = (0..20).map(|n| format!("n({n});")).collect();
     let join = format!("{facts}check if n($a), n($b), n($c), n($d), n($e), n($f), n($g), $a + $b + $c + $d + $e + $f + $g == 1000");
     law.forged("cross_join", "facts and a check that join to 20^7 rows", Stage::Parse, later(&join), twin());
-    law.forged("cross_join_over_ambient_facts", "without facts of its own", Stage::Parse, later("check if number($a, $x, $u), number($b, $y, $v), number($c, $z, $w), text($t, $q), $x + $y + $z == 7"), twin());
+    law.forged(
+        "cross_join_over_ambient_facts",
+        "without facts of its own",
+        Stage::Parse,
+        later("check if number($a, $x, $u), number($b, $y, $v), number($c, $z, $w), text($t, $q), $x + $y + $z == 7"),
+        twin(),
+    );
     let deep = |n: usize| format!("check if time($time), {}$time < 2030-01-01T00:01:00Z{}", "(".repeat(n), ")".repeat(n));
     law.forged("nested_parentheses", "90 pairs of parentheses in one expression", Stage::Parse, later(&deep(90)), twin());
     law.forged("nested_arrays", "an array 200 deep in a check", Stage::Parse, later_edited(|b| b.checks[0].queries[0].body[0].terms[0] = nested(200)), twin());
@@ -136,41 +153,116 @@ fn bytes(law: &mut Law, twin: &dyn Fn() -> Case) {
     let repeated = [authority.as_slice(), &[0x28, 1]].concat();
     law.forged("field_twice", "the same field again: the last one counts", Stage::Parse, presenting(envelope(&sealed, &repeated)), honest());
 
-    law.forged("unknown_field_in_block_0", "field 15 after the payload, signed", Stage::Parse, root([Forged::of(&held().0).payload(0).as_slice(), &[0x7a, 0]].concat()), honest());
+    law.forged(
+        "unknown_field_in_block_0",
+        "field 15 after the payload, signed",
+        Stage::Parse,
+        root([Forged::of(&held().0).payload(0).as_slice(), &[0x7a, 0]].concat()),
+        honest(),
+    );
     law.forged("facts_reordered", "expiry before holder, signed", Stage::Parse, root_edited(|b| b.facts.swap(2, 5)), honest());
     law.forged("fact_twice", "the tenant twice, signed", Stage::Parse, root_edited(|b| b.facts.insert(1, b.facts[1].clone())), honest());
     law.forged("check_missing", "no check for the capabilities", Stage::Parse, root_edited(|b| drop(b.checks.pop())), honest());
     law.forged("checks_reordered", "the same checks in another order", Stage::Parse, root_edited(|b| b.checks.swap(0, 1)), honest());
-    law.forged("check_ends_later_than_the_fact", "facts say 00:50, the check says 02:00", Stage::Parse, root_replaced("$time < 2030-01-01T00:50:00Z", "$time < 2030-01-01T02:00:00Z"), honest());
-    law.forged("check_allows_more_than_the_fact", "facts say 500.00, the check says 5000.00", Stage::Parse, root_replaced("$0 <= 50000", "$0 <= 500000"), honest());
-    law.forged("check_names_another_holder", "the fact names the agent, the check somebody else", Stage::Parse, root_replaced(&format!("holder_proof(hex:{}", hex::encode(key(AGENT).verifying_key().to_bytes())), &format!("holder_proof(hex:{}", hex::encode(key(STRANGER).verifying_key().to_bytes()))), honest());
+    law.forged(
+        "check_ends_later_than_the_fact",
+        "facts say 00:50, the check says 02:00",
+        Stage::Parse,
+        root_replaced("$time < 2030-01-01T00:50:00Z", "$time < 2030-01-01T02:00:00Z"),
+        honest(),
+    );
+    law.forged(
+        "check_allows_more_than_the_fact",
+        "facts say 500.00, the check says 5000.00",
+        Stage::Parse,
+        root_replaced("$0 <= 50000", "$0 <= 500000"),
+        honest(),
+    );
+    law.forged(
+        "check_names_another_holder",
+        "the fact names the agent, the check somebody else",
+        Stage::Parse,
+        root_replaced(
+            &format!("holder_proof(hex:{}", hex::encode(key(AGENT).verifying_key().to_bytes())),
+            &format!("holder_proof(hex:{}", hex::encode(key(STRANGER).verifying_key().to_bytes())),
+        ),
+        honest(),
+    );
 
     law.forged("symbol_twice", "one word under two numbers", Stage::Parse, root_edited(|b| b.symbols.push(b.symbols[0].clone())), honest());
     law.forged("default_symbol_declared_again", "`time` under a number of its own", Stage::Parse, root_edited(|b| b.symbols.push("time".into())), honest());
     law.forged("symbol_unused", "a word that nothing says", Stage::Parse, root_edited(|b| b.symbols.push("spare".into())), honest());
     law.forged("symbols_reordered", "two words change places", Stage::Parse, root_edited(|b| b.symbols.swap(0, 1)), honest());
     law.forged("symbol_of_no_table", "a number beyond the table", Stage::Parse, root_edited(|b| b.facts[0].predicate.name = 5_000), honest());
-    law.forged("symbol_between_the_tables", "a number between default and own symbols", Stage::Parse, root_edited(|b| b.facts[0].predicate.name = 500), honest());
-    law.forged("symbol_shadowed_in_a_later_block", "a word of block 0 declared again", Stage::Parse, later_edited(|b| b.symbols.push("procura".into())), twin());
+    law.forged(
+        "symbol_between_the_tables",
+        "a number between default and own symbols",
+        Stage::Parse,
+        root_edited(|b| b.facts[0].predicate.name = 500),
+        honest(),
+    );
+    law.forged(
+        "symbol_shadowed_in_a_later_block",
+        "a word of block 0 declared again",
+        Stage::Parse,
+        later_edited(|b| b.symbols.push("procura".into())),
+        twin(),
+    );
 
     law.forged("context_present", "a free text in the block", Stage::Parse, root_edited(|b| b.context = Some("hello".into())), honest());
-    law.forged("public_keys_present", "a key table in the block", Stage::Parse, root_edited(|b| b.public_keys.push(schema::PublicKey { algorithm: 0, key: vec![7; 32] })), honest());
-    law.forged("scope_present", "a block that trusts earlier blocks", Stage::Parse, root_edited(|b| b.scope.push(schema::Scope { content: Some(schema::scope::Content::ScopeType(1)) })), honest());
-    law.forged("query_with_a_scope", "a query that trusts earlier blocks", Stage::Parse, root_edited(|b| b.checks[1].queries[0].scope.push(schema::Scope { content: Some(schema::scope::Content::ScopeType(1)) })), honest());
+    law.forged(
+        "public_keys_present",
+        "a key table in the block",
+        Stage::Parse,
+        root_edited(|b| b.public_keys.push(schema::PublicKey { algorithm: 0, key: vec![7; 32] })),
+        honest(),
+    );
+    law.forged(
+        "scope_present",
+        "a block that trusts earlier blocks",
+        Stage::Parse,
+        root_edited(|b| b.scope.push(schema::Scope { content: Some(schema::scope::Content::ScopeType(1)) })),
+        honest(),
+    );
+    law.forged(
+        "query_with_a_scope",
+        "a query that trusts earlier blocks",
+        Stage::Parse,
+        root_edited(|b| b.checks[1].queries[0].scope.push(schema::Scope { content: Some(schema::scope::Content::ScopeType(1)) })),
+        honest(),
+    );
     law.forged("check_kind_spelled_out", "`check if` written as a number", Stage::Parse, root_edited(|b| b.checks[0].kind = Some(0)), honest());
     law.forged("datalog_3_2", "another version of Datalog", Stage::Parse, root_edited(|b| b.version = Some(5)), honest());
     law.forged("datalog_unsaid", "no version of Datalog", Stage::Parse, root_edited(|b| b.version = None), honest());
-    law.forged("foreign_function", "a call out of the engine", Stage::Parse, later_edited(|b| {
-        let call = schema::OpBinary { kind: schema::op_binary::Kind::LessThan as i32, ffi_name: Some(1_024) };
-        b.checks[0].queries[0].expressions[0].ops[2].content = Some(Op::Binary(call));
-    }), twin());
-    law.forged("closure", "a closure in an expression", Stage::Parse, later_edited(|b| {
-        b.checks[0].queries[0].expressions[0].ops[0].content = Some(Op::Closure(schema::OpClosure { params: vec![], ops: vec![] }));
-    }), twin());
-    law.forged("empty_narrowing_block", "a block that says nothing", Stage::Parse, later_edited(|b| {
-        b.checks.clear();
-        b.symbols.clear();
-    }), twin());
+    law.forged(
+        "foreign_function",
+        "a call out of the engine",
+        Stage::Parse,
+        later_edited(|b| {
+            let call = schema::OpBinary { kind: schema::op_binary::Kind::LessThan as i32, ffi_name: Some(1_024) };
+            b.checks[0].queries[0].expressions[0].ops[2].content = Some(Op::Binary(call));
+        }),
+        twin(),
+    );
+    law.forged(
+        "closure",
+        "a closure in an expression",
+        Stage::Parse,
+        later_edited(|b| {
+            b.checks[0].queries[0].expressions[0].ops[0].content = Some(Op::Closure(schema::OpClosure { params: vec![], ops: vec![] }));
+        }),
+        twin(),
+    );
+    law.forged(
+        "empty_narrowing_block",
+        "a block that says nothing",
+        Stage::Parse,
+        later_edited(|b| {
+            b.checks.clear();
+            b.symbols.clear();
+        }),
+        twin(),
+    );
     law.forged("oversize", "5 KiB and one byte", Stage::Parse, presenting([sealed.as_slice(), &vec![0; 5 * 1024 + 1 - sealed.len()]].concat()), honest());
     law.forged("empty", "no bytes at all", Stage::Parse, presenting(vec![]), honest());
     law.forged("first_half", "cut in the middle", Stage::Parse, presenting(sealed[..sealed.len() / 2].to_vec()), honest());
@@ -195,7 +287,13 @@ fn signatures(law: &mut Law, twin: &dyn Fn() -> Case) {
     let (wide, slim) = (branch(NOW_SECS + 600), branch(NOW_SECS + 60).narrow(&[until(NOW_SECS + 30)]));
     let mut moved = Forged::of(&slim.0);
     moved.proto.blocks[0] = Forged::of(&wide.0).proto.blocks[0].clone();
-    law.forged("block_of_another_branch", "the last block of one branch after the first of another", Stage::Signature, presenting(moved.seal()), presenting(slim.seal()));
+    law.forged(
+        "block_of_another_branch",
+        "the last block of one branch after the first of another",
+        Stage::Signature,
+        presenting(moved.seal()),
+        presenting(slim.seal()),
+    );
     let other = Held::mint(&procura_verifier::claims::Block0 { tid: Tid::from_bytes([9; 16]), ..block0() });
     let mut moved = Forged::of(&narrowed().0);
     moved.proto.authority = Forged::of(&other.0).proto.authority.clone();
@@ -206,14 +304,26 @@ fn signatures(law: &mut Law, twin: &dyn Fn() -> Case) {
 
     let mut stripped = Forged::of(&narrowed().seal());
     stripped.proto.blocks.clear();
-    law.forged("last_block_dropped_from_a_sealed_token", "a tool drops the narrowing block, seal as it was", Stage::Signature, presenting(stripped.open()), twin());
+    law.forged(
+        "last_block_dropped_from_a_sealed_token",
+        "a tool drops the narrowing block, seal as it was",
+        Stage::Signature,
+        presenting(stripped.open()),
+        twin(),
+    );
     let mut unsealed = Forged::of(&held().seal());
     unsealed.proto.proof.content = Some(schema::proof::Content::NextSecret(vec![STRANGER; 32]));
     law.forged("seal_replaced_by_a_secret", "a tool puts a secret of its own for the seal", Stage::Signature, presenting(unsealed.open()), honest());
     let mut appended = Forged::of(&held().seal());
     appended.next = vec![Some(key(STRANGER))];
     let appended = appended.append(Forged::of(&narrowed().0).payload(1));
-    law.forged("block_appended_by_a_tool", "a tool appends to a sealed token with a key of its own, and seals", Stage::Signature, presenting(appended.seal()), twin());
+    law.forged(
+        "block_appended_by_a_tool",
+        "a tool appends to a sealed token with a key of its own, and seals",
+        Stage::Signature,
+        presenting(appended.seal()),
+        twin(),
+    );
     let mut zero = Forged::of(&held().seal());
     zero.proto.proof.content = Some(schema::proof::Content::FinalSignature(vec![0; 64]));
     law.forged("seal_of_zeros", "a seal of 64 zero bytes", Stage::Signature, presenting(zero.open()), honest());
@@ -226,7 +336,13 @@ fn signatures(law: &mut Law, twin: &dyn Fn() -> Case) {
         forged.proto.proof.content = Some(schema::proof::Content::FinalSignature([neutral, vec![0; 32]].concat()));
         forged
     };
-    law.forged("small_order_next_key", "a next key under which everybody can sign", Stage::Signature, presenting(small(Forged::of(&held().0)).open()), honest());
+    law.forged(
+        "small_order_next_key",
+        "a next key under which everybody can sign",
+        Stage::Signature,
+        presenting(small(Forged::of(&held().0)).open()),
+        honest(),
+    );
     law.fail("unsealed", "whoever sees it could extend it", presenting(held().0), "malformed");
     let mut unsealed = presenting(held().0);
     unsealed.tool.unsealed = true;
@@ -249,7 +365,13 @@ pub fn l10() -> Law {
     let narrowed = || presenting(narrowed().seal());
     law.forged("unknown_block_kind", "a block that asks for an approval", Stage::Parse, later(r#"check if approved("transfer")"#), narrowed());
     let foreign = third_party_of(r#"approval("transfer")"#);
-    law.forged("unknown_third_party_block", "a third-party block that is no link", Stage::Parse, presenting(Forged::of(&held().0).link(foreign, AGENT).seal()), honest());
+    law.forged(
+        "unknown_third_party_block",
+        "a third-party block that is no link",
+        Stage::Parse,
+        presenting(Forged::of(&held().0).link(foreign, AGENT).seal()),
+        honest(),
+    );
     let mut unknown = honest();
     unknown.request.proof.as_mut().unwrap()[1] = 2;
     law.fail("proof_of_another_version", "version 2 of the proof", unknown, "malformed");

@@ -23,7 +23,13 @@ pub fn l1() -> Law {
         presenting(forged.open())
     };
     let [a, b, c, d, ..] = *public(CARD).as_bytes();
-    law.forged("root_key_id_swapped", "the hint is not signed; it names the card key", Stage::Signature, hinted(Some(u32::from_be_bytes([a, b, c, d]))), honest());
+    law.forged(
+        "root_key_id_swapped",
+        "the hint is not signed; it names the card key",
+        Stage::Signature,
+        hinted(Some(u32::from_be_bytes([a, b, c, d]))),
+        honest(),
+    );
     law.forged("root_key_id_stripped", "the hint is not signed; it is gone", Stage::Signature, hinted(None), honest());
 
     law.forged("p256_root", "P-256 signatures have two forms; their length alone is outside the profile", Stage::Parse, presenting(p256_root()), honest());
@@ -70,7 +76,11 @@ pub fn l2() -> Law {
     law.fail("ttl_above_the_maximum", "one second above the tenant's maximum", honest().with_keys(|k| k.max_ttl_secs = ttl - 1), "malformed");
 
     let block = |b: &Block0| presenting(Held::mint(b).seal());
-    law.pass("unlimited_said_by_name", "a capability without limits carries `unlimited`", block(&Block0 { capabilities: vec![capability("payments", "transfer", "acct/eu/*", vec![])], ..block0() }));
+    law.pass(
+        "unlimited_said_by_name",
+        "a capability without limits carries `unlimited`",
+        block(&Block0 { capabilities: vec![capability("payments", "transfer", "acct/eu/*", vec![])], ..block0() }),
+    );
 
     let forged = |payload| presenting(Forged::root(payload, ROOT).seal());
     let unlimited = Held::mint(&Block0 { capabilities: vec![capability("payments", "transfer", "acct/eu/*", vec![])], ..block0() });
@@ -107,7 +117,13 @@ pub fn l2() -> Law {
     };
     law.pass("bearer_names_its_holder", "a bearer token at a tool that takes them", take(block(&bearer)));
     let nameless = source(&Held::mint(&bearer).0, 0).lines().filter(|l| !l.starts_with("bearer(")).collect::<Vec<_>>().join("\n");
-    law.forged("bearer_without_a_holder", "a token without holder and without holder check", Stage::Parse, take(forged(block0_of(&nameless))), take(block(&bearer)));
+    law.forged(
+        "bearer_without_a_holder",
+        "a token without holder and without holder check",
+        Stage::Parse,
+        take(forged(block0_of(&nameless))),
+        take(block(&bearer)),
+    );
 
     let eighth = Block0 { ancestors: (0..8).map(|n| procura_verifier::ids::Tid::from_bytes([n; 16])).collect(), ..block0() };
     law.pass("eight_ancestors", "the eighth re-mint", block(&eighth));

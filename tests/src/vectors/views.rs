@@ -47,7 +47,13 @@ pub fn l6() -> Law {
         *forged.next.last_mut().unwrap() = Some(crate::fixtures::key(STRANGER));
         Case::of(forged.seal(), SUB)
     };
-    gone("link_wrapped_again", "the same link under a new next key, after its lid was revoked", revoked(rewrapped.clone(), &link_to(SUB, 1).lid, 13), "lid", 13);
+    gone(
+        "link_wrapped_again",
+        "the same link under a new next key, after its lid was revoked",
+        revoked(rewrapped.clone(), &link_to(SUB, 1).lid, 13),
+        "lid",
+        13,
+    );
 
     let narrowed = held().narrow(&[Restriction::Until(NOW_SECS + 60)]);
     let block_id = UnverifiedToken::parse(&narrowed.0).unwrap().verify(&key_list()).unwrap().block_ids()[0];
@@ -65,7 +71,13 @@ pub fn l6() -> Law {
     gone("agent_floor_of_a_link", "the sub-agent was killed, whoever linked to it", floor(presented(), &card(SUB).agent, 1, 21), "agent_floor", 21);
     let hidden = HumanRef::pairwise(hid, &"payments".parse().unwrap());
     let pairwise = || presenting(Held::mint(&Block0 { human: hidden, ..block0() }).seal());
-    gone("human_floor_of_a_pairwise_token", "the feed names the human, the token only what this service can derive", floor(pairwise(), &hid, 3, 22), "human_floor", 22);
+    gone(
+        "human_floor_of_a_pairwise_token",
+        "the feed names the human, the token only what this service can derive",
+        floor(pairwise(), &hid, 3, 22),
+        "human_floor",
+        22,
+    );
     law.pass("pairwise_human", "a token that names its human for one service alone", pairwise());
     law.pass("rewrapped_link", "a link wrapped again is the same link while its lid lives", rewrapped);
 
@@ -134,7 +146,8 @@ pub fn l11() -> Law {
     law.pass("nothing_stands_against_it", "no cause at all", honest());
     let stale = |case: Case| aged(case, 10_000);
     let expired = || held().narrow(&[Restriction::Until(NOW_SECS - 1)]).seal();
-    let over = |case: Case| case.asking(AGENT, |r| r.args = serde_json::value::RawValue::from_string(r#"{"amount":{"minor":50001,"unit":"EUR"}}"#.into()).unwrap());
+    let over =
+        |case: Case| case.asking(AGENT, |r| r.args = serde_json::value::RawValue::from_string(r#"{"amount":{"minor":50001,"unit":"EUR"}}"#.into()).unwrap());
 
     let mut both = Forged::root([Forged::of(&held().0).payload(0).as_slice(), &[0x7a, 0]].concat(), FOREIGN_ROOT);
     both.proto.root_key_id = None;
@@ -149,7 +162,13 @@ pub fn l11() -> Law {
     law.fail("audience_before_holder", "another service, and a stranger's proof", audience, "audience");
     law.fail("holder_before_revoked", "a stranger learns nothing of revocations", revoked(Case::of(held().seal(), STRANGER), &block0().tid, 7), "holder");
     law.push("revoked_before_expired", "revoked and expired", revoked(presenting(expired()), &block0().tid, 7), Expect::revoked("tid", 7), None);
-    law.push("revoked_though_stale", "a known revocation is named even when the view is old", stale(revoked(honest(), &block0().tid, 7)), Expect::revoked("tid", 7), None);
+    law.push(
+        "revoked_though_stale",
+        "a known revocation is named even when the view is old",
+        stale(revoked(honest(), &block0().tid, 7)),
+        Expect::revoked("tid", 7),
+        None,
+    );
     law.fail("expired_before_scope", "expired, and another account", presenting(expired()).asking(AGENT, |r| r.resource = "acct/us/7".into()), "expired");
     law.fail("scope_before_limit", "another account, and over the limit", over(honest()).asking(AGENT, |r| r.resource = "acct/us/7".into()), "scope");
     law.fail("limit_before_stale", "over the limit, and an old view", stale(over(honest())), "limit");
@@ -162,6 +181,11 @@ pub fn l11() -> Law {
     let ahead = Held::mint(&Block0 { generations: Generations { delegation: 1, ..block0().generations }, ..block0() }).seal();
     let mut ahead = presenting(ahead);
     ahead.view.fresh_as_of = Some(ahead.arrived);
-    law.fail("malformed_before_scope", "a generation from the future after a pull, and another account", ahead.asking(AGENT, |r| r.resource = "acct/us/7".into()), "malformed");
+    law.fail(
+        "malformed_before_scope",
+        "a generation from the future after a pull, and another account",
+        ahead.asking(AGENT, |r| r.resource = "acct/us/7".into()),
+        "malformed",
+    );
     law
 }

@@ -98,12 +98,13 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     if !needs.names.is_empty() {
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT name, id FROM agent WHERE tenant = ?1 AND name IN (SELECT value FROM json_each(?2))")
-            .bind(tenant.as_str())
-            .bind(json!(needs.names.iter().map(Name::as_str).collect::<Vec<_>>()).to_string())
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(String, Vec<u8>)> =
+            sqlx::query_as("SELECT a.name, a.id FROM json_each(?2) w CROSS JOIN agent a WHERE a.tenant = ?1 AND a.name = w.value")
+                .bind(tenant.as_str())
+                .bind(json!(needs.names.iter().map(Name::as_str).collect::<Vec<_>>()).to_string())
+                .fetch_all(&mut **tx)
+                .await
+                .map_err(unavailable)?;
         for (name, id) in rows {
             let name = name.parse().map_err(|_| StoreError::Inconsistent { table: "agent", column: "name", id: hex::encode(&id) })?;
             f.names.insert(name, AgentId::from_bytes(fixed(&id, "agent", "id")?));
@@ -147,8 +148,9 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
     }
     if !needs.jtis.is_empty() {
         let wanted: Vec<_> = needs.jtis.iter().map(|(agent, jti)| json!([hex::encode(agent.as_bytes()), hex::encode(jti.0)])).collect();
+        // CROSS: the short list drives, not the table.
         let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "SELECT j.agent, j.hash FROM json_each(?2) w JOIN jti j ON j.tenant = ?1 AND j.agent = unhex(w.value ->> 0) AND j.hash = unhex(w.value ->> 1)",
+            "SELECT j.agent, j.hash FROM json_each(?2) w CROSS JOIN jti j WHERE j.tenant = ?1 AND j.agent = unhex(w.value ->> 0) AND j.hash = unhex(w.value ->> 1)",
         )
         .bind(tenant.as_str())
         .bind(Value::from(wanted).to_string())
