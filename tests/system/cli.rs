@@ -76,7 +76,11 @@ async fn a_token_is_shown_and_checked_by_exit_code_and_json() {
     for (what, input, trust, code) in cases {
         let file = scratch.path().join("token");
         std::fs::write(&file, &input).unwrap();
-        for args in [vec!["token", "verify", "--trust", trust], vec!["token", "verify", "--json", "--trust", trust], vec!["token", "verify", "--trust", trust, "--file", file.to_str().unwrap()]] {
+        for args in [
+            vec!["token", "verify", "--trust", trust],
+            vec!["token", "verify", "--json", "--trust", trust],
+            vec!["token", "verify", "--trust", trust, "--file", file.to_str().unwrap()],
+        ] {
             let ran = procura_fed(&args, input.as_bytes()).await;
             let said = format!("{what}, {args:?}: {}{}", text(&ran.stdout), text(&ran.stderr));
             assert_eq!(ran.status.code(), Some(code), "{said}");
@@ -147,7 +151,15 @@ async fn replay_says_by_exit_code_what_is_wrong_with_a_bundle() {
 
     let at = |n: usize| good[..n].to_vec();
     let longer = [&good[..], &[0; 512]].concat();
-    let container = [("empty", at(0)), ("one byte", at(1)), ("cut in its first member", at(600)), ("cut in half", at(good.len() / 2)), ("cut before its end", at(good.len() - 512)), ("with a block more", longer), ("text", b"not a bundle".repeat(100))];
+    let container = [
+        ("empty", at(0)),
+        ("one byte", at(1)),
+        ("cut in its first member", at(600)),
+        ("cut in half", at(good.len() / 2)),
+        ("cut before its end", at(good.len() - 512)),
+        ("with a block more", longer),
+        ("text", b"not a bundle".repeat(100)),
+    ];
     for (what, bytes) in container {
         let (code, said, _) = audit.replay(&audit.trust, &bytes).await;
         assert_eq!((code, said["finding"]["class"].as_str()), (10, Some("container")), "{what}: {said}");
@@ -194,7 +206,8 @@ async fn an_export_from_a_folder_that_is_none_makes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn help_of_each_command_shows_an_example_and_what_is_unknown_is_refused() {
-    let commands: [&[&str]; 8] = [&["demo"], &["dev"], &["keygen"], &["login"], &["log", "export"], &["log", "replay"], &["token", "inspect"], &["token", "verify"]];
+    let commands: [&[&str]; 8] =
+        [&["demo"], &["dev"], &["keygen"], &["login"], &["log", "export"], &["log", "replay"], &["token", "inspect"], &["token", "verify"]];
     for command in commands {
         let ran = procura(&[command, &["--help"]].concat()).await;
         let said = text(&ran.stdout);

@@ -88,6 +88,7 @@ async fn check(authority: &Authority, book: &Book, trust: &TrustFile, trust_path
     let ran = procura(&["log", "replay", bundle_path.to_str().unwrap(), "--trust", trust_path.to_str().unwrap()]).await;
     assert_eq!(ran.status.code(), Some(0), "replay: {}{}", text(&ran.stdout), text(&ran.stderr));
     let bundle = load(&bundle_path, trust);
+    let now = checkpoint(&text(&authority.get("/checkpoint").await.1));
     let book = book.lock().unwrap();
 
     let logged: BTreeSet<Tid> = bundle.leaves().iter().filter_map(|l| if let Event::Issue(e) = &l.event { Some(e.tid) } else { None }).collect();
@@ -103,7 +104,6 @@ async fn check(authority: &Authority, book: &Book, trust: &TrustFile, trust_path
     }
 
     let (size, root) = &book.checkpoint;
-    let now = checkpoint(&text(&authority.get("/checkpoint").await.1));
     assert!(now.0 >= *size, "the checkpoint went back from {size} to {}", now.0);
     let mut tree = Tree::new();
     for leaf in bundle.leaves().iter().take(*size as usize) {
@@ -195,7 +195,11 @@ impl Load {
                 let Ok(answer) = http.get(format!("{url}/checkpoint")).send().await else { break };
                 let Ok(note) = answer.text().await else { break };
                 let now = checkpoint(&note);
-                w.note(|b| if now.0 > b.checkpoint.0 { b.checkpoint = now });
+                w.note(|b| {
+                    if now.0 > b.checkpoint.0 {
+                        b.checkpoint = now
+                    }
+                });
             }
             w.is_over(&"/checkpoint did not answer");
         }));

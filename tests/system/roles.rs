@@ -69,7 +69,7 @@ async fn without_a_session_nobody_grants_revokes_enrols_or_reads() {
     for path in ["/v1/agents/challenges", "/v1/agents", "/v1/delegations", "/v1/revocations", "/v1/verifiers"] {
         assert_eq!(site.post(path, &json!({})).await.0, 401, "{path}");
     }
-    for path in ["/v1/me", "/v1/log/bundle", "/tile/entries/000.p/1"] {
+    for path in ["/v1/me", "/v1/agents", "/v1/delegations", "/v1/log/bundle", "/tile/entries/000.p/1"] {
         assert_eq!(site.authority.get(path).await.0, 401, "{path}");
         assert_eq!(site.authority.get_as(&site.sam, path).await.0, 200, "{path}");
     }
@@ -93,7 +93,8 @@ async fn each_revokes_what_is_theirs_and_security_revokes_anything() {
     let token = mint(&site.authority, &bot, second).await.claims().claimed().tid.to_string();
     let (first, alice) = (first.to_string(), site.alice.human());
     let holder = Key::of(&bot.key).to_string();
-    let all = [("token", token.as_str()), ("delegation", &first), ("key", &holder), ("agent", &bot.id.to_string()), ("human", &alice), ("tenant", ""), ("all", "")];
+    let all =
+        [("token", token.as_str()), ("delegation", &first), ("key", &holder), ("agent", &bot.id.to_string()), ("human", &alice), ("tenant", ""), ("all", "")];
     for (what, id) in all {
         assert_eq!(revokes(&site.bob, what, id).await, 403, "bob: {what}");
     }
@@ -169,7 +170,14 @@ async fn a_browser_session_acts_only_from_our_own_pages() {
     let cookie = format!("procura_dev={}", site.alice.session().session);
     let post = || Request::new("POST", "/v1/agents/challenges").header("cookie", &cookie).json("{}");
     assert_eq!(post().send(address).await.unwrap().status, 403, "no origin");
-    for origin in ["null", "https://evil.example", "http://127.0.0.1:1", &format!("{}.evil.example", site.authority.url), &format!("{}/", site.authority.url), &site.authority.url.to_uppercase()] {
+    for origin in [
+        "null",
+        "https://evil.example",
+        "http://127.0.0.1:1",
+        &format!("{}.evil.example", site.authority.url),
+        &format!("{}/", site.authority.url),
+        &site.authority.url.to_uppercase(),
+    ] {
         assert_eq!(post().header("origin", origin).send(address).await.unwrap().status, 403, "{origin}");
     }
     assert_eq!(post().header("origin", &site.authority.url).send(address).await.unwrap().status, 200);
@@ -197,8 +205,14 @@ async fn an_agent_mints_by_a_fresh_assertion_of_its_own_key_for_this_authority()
             let claims = text.split('.').nth(1).unwrap();
             format!("{}.{claims}.", BASE64.encode(br#"{"alg":"none","typ":"JWT"}"#))
         }),
-        ("that has ended", signed(&bot, json!({ "iss": bot.id, "sub": bot.id, "aud": site.authority.url, "exp": SystemClock.wall().secs() - 1, "jti": "old" }))),
-        ("that lives too long", signed(&bot, json!({ "iss": bot.id, "sub": bot.id, "aud": site.authority.url, "exp": SystemClock.wall().secs() + 3600, "jti": "long" }))),
+        (
+            "that has ended",
+            signed(&bot, json!({ "iss": bot.id, "sub": bot.id, "aud": site.authority.url, "exp": SystemClock.wall().secs() - 1, "jti": "old" })),
+        ),
+        (
+            "that lives too long",
+            signed(&bot, json!({ "iss": bot.id, "sub": bot.id, "aud": site.authority.url, "exp": SystemClock.wall().secs() + 3600, "jti": "long" })),
+        ),
         ("without a name", signed(&bot, json!({ "iss": bot.id, "sub": bot.id, "aud": site.authority.url, "exp": SystemClock.wall().secs() + 60 }))),
     ];
     for (why, text) in refused {
@@ -240,7 +254,10 @@ async fn answers_have_the_fields_of_the_spec_and_no_others() {
     let (bot, delegation) = site.bot("bot").await;
     let assertion = || site.assertion(bot.id, &bot.key);
     let token = site.mint(delegation, &assertion()).await.1;
-    let card = site.post("/v1/card", &json!({ "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "client_assertion": assertion() })).await.1;
+    let card = site
+        .post("/v1/card", &json!({ "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "client_assertion": assertion() }))
+        .await
+        .1;
     let error = site.post("/v1/card", &json!({})).await.1;
     for (name, answer) in [("token", token), ("card", card), ("error", error)] {
         let path = format!("{}/../spec/http/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -268,10 +285,12 @@ async fn the_data_folder_is_its_owners_and_one_processs() {
     }
     assert_eq!(mode(&data.join(procura_authority::app::SOCKET)), 0o600);
 
-    let second = procura(&["dev", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]).await;
-    let said = text(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("in use by another process") && said.contains(data.to_str().unwrap()), "{said}");
+    for listen in ["127.0.0.1:0", site.authority.address()] {
+        let second = procura(&["dev", "--listen", listen, "--data", data.to_str().unwrap()]).await;
+        let said = text(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{said}");
+        assert!(said.contains("in use by another process") && said.contains(data.to_str().unwrap()), "{said}");
+    }
     for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let folder = site.scratch.path().join("exposed");
         let exposed = procura(&["dev", "--listen", listen, "--data", folder.to_str().unwrap()]).await;

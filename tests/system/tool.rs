@@ -115,13 +115,16 @@ async fn garbage_for_tokens_and_proofs_is_refused_and_forgotten() {
     let target = path(&wish("acme", "acct/eu/7", 100));
     let body = r#"{"amount":{"minor":100,"unit":"EUR"}}"#;
     let call = || Raw::new("POST", &target).json(body);
-    let odd: Vec<Vec<u8>> = [&b""[..], b"Bearer", b"Bearer ", b"Bearer \xff\xfe\xfd", b"bearer AAAA", b"Basic YTpi", b"Bearer ====", b"Bearer AAAA, Bearer AAAA"]
-        .into_iter()
-        .map(<[u8]>::to_vec)
-        .chain([1_000, 6_900, 8_000, 16_000, 65_000].map(|n| [b"Bearer ".to_vec(), vec![b'A'; n]].concat()))
-        .collect();
+    let odd: Vec<Vec<u8>> =
+        [&b""[..], b"Bearer", b"Bearer ", b"Bearer \xff\xfe\xfd", b"bearer AAAA", b"Basic YTpi", b"Bearer ====", b"Bearer AAAA, Bearer AAAA"]
+            .into_iter()
+            .map(<[u8]>::to_vec)
+            .chain([1_000, 6_900, 8_000, 16_000, 65_000].map(|n| [b"Bearer ".to_vec(), vec![b'A'; n]].concat()))
+            .collect();
     for value in &odd {
-        for request in [call().header("authorization", value).header("procura-proof", site.proof()), call().header("authorization", &good).header("procura-proof", value)] {
+        for request in
+            [call().header("authorization", value).header("procura-proof", site.proof()), call().header("authorization", &good).header("procura-proof", value)]
+        {
             let answer = request.send(site.tool.address()).await.expect("an answer");
             assert_eq!(answer.status, 401, "{}", String::from_utf8_lossy(value));
             let said = answer.json().unwrap();
@@ -146,11 +149,32 @@ async fn garbage_for_tokens_and_proofs_is_refused_and_forgotten() {
         ("100 KB", vec![b' '; 100_000]),
         ("5 MB", vec![b' '; 5_000_000]),
     ] {
-        let answer = Raw::new("POST", &target).header("authorization", &good).header("procura-proof", site.proof()).json(body).send(site.tool.address()).await.expect("an answer");
+        let answer = Raw::new("POST", &target)
+            .header("authorization", &good)
+            .header("procura-proof", site.proof())
+            .json(body)
+            .send(site.tool.address())
+            .await
+            .expect("an answer");
         assert!(matches!(answer.status, 400 | 413), "arguments: {why}: {}", answer.status);
     }
-    for target in ["/acme/transfer/acct/eu/../us", "/acme/transfer/acct//eu", "/acme/transfer/acct/%65u/7", "/ACME/transfer/acct/eu/7", "/acme/transfer/ACCT/eu/7", "/acme/transfer/", "//transfer/acct", "/acme/*/acct/eu/7"] {
-        let answer = Raw::new("POST", target).header("authorization", &good).header("procura-proof", site.proof()).json(body).send(site.tool.address()).await.expect("an answer");
+    for target in [
+        "/acme/transfer/acct/eu/../us",
+        "/acme/transfer/acct//eu",
+        "/acme/transfer/acct/%65u/7",
+        "/ACME/transfer/acct/eu/7",
+        "/acme/transfer/ACCT/eu/7",
+        "/acme/transfer/",
+        "//transfer/acct",
+        "/acme/*/acct/eu/7",
+    ] {
+        let answer = Raw::new("POST", target)
+            .header("authorization", &good)
+            .header("procura-proof", site.proof())
+            .json(body)
+            .send(site.tool.address())
+            .await
+            .expect("an answer");
         assert!((400..500).contains(&answer.status), "{target}: {}", answer.status);
     }
 
@@ -191,7 +215,9 @@ async fn a_feed_that_lies_or_floods_makes_a_tool_stale_and_nothing_else() {
             let asked = began.elapsed();
             match site.call().await {
                 // P4: an allow is decided within the bound of the last true word.
-                Answered::Done(_) => assert!(asked < Duration::from_millis(200) && denied.is_none(), "{lie:?}: allowed a call sent {asked:?} after the last true word"),
+                Answered::Done(_) => {
+                    assert!(asked < Duration::from_millis(200) && denied.is_none(), "{lie:?}: allowed a call sent {asked:?} after the last true word")
+                }
                 Answered::Refused { code, .. } => {
                     assert_eq!(code, "stale", "{lie:?}");
                     denied.get_or_insert(asked);
@@ -287,7 +313,11 @@ async fn answer(State(behind): State<Arc<Behind>>, request: Request) -> Response
             StdRng::seed_from_u64(7).fill_bytes(&mut noise);
             (stream_type, flood(noise.into())).into_response()
         }
-        Lie::LineWithoutEnd => (stream_type, Body::from_stream(stream::iter([Bytes::from("data: ")]).chain(stream::repeat(Bytes::from("A".repeat(64 * 1024)))).map(Ok::<_, Infallible>))).into_response(),
+        Lie::LineWithoutEnd => (
+            stream_type,
+            Body::from_stream(stream::iter([Bytes::from("data: ")]).chain(stream::repeat(Bytes::from("A".repeat(64 * 1024)))).map(Ok::<_, Infallible>)),
+        )
+            .into_response(),
         Lie::Comments => (stream_type, flood(": a comment is no heartbeat\n".repeat(2_000).into())).into_response(),
         Lie::EmptyEvents => (stream_type, flood("event: x\ndata:\n\n".repeat(4_000).into())).into_response(),
         Lie::Message(text) if is_stream => {
@@ -298,7 +328,10 @@ async fn answer(State(behind): State<Arc<Behind>>, request: Request) -> Response
             });
             (stream_type, Body::from_stream(events.take_until(Box::pin(until)))).into_response()
         }
-        Lie::Message(text) => axum::Json(serde_json::json!({ "message": text, "messages": [text], "more": true, "version": 9, "key_list": text, "log_vkeys": [] })).into_response(),
+        Lie::Message(text) => {
+            axum::Json(serde_json::json!({ "message": text, "messages": [text], "more": true, "version": 9, "key_list": text, "log_vkeys": [] }))
+                .into_response()
+        }
     }
 }
 
