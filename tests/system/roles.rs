@@ -132,6 +132,13 @@ async fn nobody_grants_more_than_their_own_or_registers_what_they_do_not_hold() 
     }
     let granted = expect(site.alice.delegate(&bot, 1).await.unwrap()).unwrap();
     assert_eq!(revokes(&site.bob, "delegation", field(&granted, "delegation").unwrap()).await, 403);
+    // Each sees their own.
+    for (who, agents) in [(&site.alice, vec!["bot"]), (&site.bob, vec!["bobs"]), (&site.sam, vec![])] {
+        let (_, body) = site.authority.get_as(who, "/v1/agents").await;
+        let seen: Value = serde_json::from_slice(&body).unwrap();
+        let names: Vec<_> = seen["agents"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+        assert_eq!(names, agents);
+    }
     // Nor does anyone register a key that they do not hold, or one that is taken, or with another's challenge.
     let holder = key(&mut rng());
     let drawn = expect(site.alice.post("/v1/agents/challenges", &json!({})).await.unwrap()).unwrap();
