@@ -50,7 +50,8 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
     if args.at.json {
         println!("{revoked}");
     } else {
-        println!("Revoked: feed number {}, log leaf {}.", revoked["feed_seq"], revoked["leaf_index"]);
+        let number = |name| revoked.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        println!("Revoked: feed number {}, log leaf {}.", number("feed_seq"), number("leaf_index"));
     }
     Ok(())
 }
