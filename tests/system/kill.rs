@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procura_authority::log::event::Event;
 use procura_authority::log::tree::Tree;
@@ -16,9 +17,10 @@ use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::support::{Agent, Authority, Person, beside_others, delegated, expect, key, load, procura, rng, text};
+use super::support::{Agent, Authority, Person, beside_others, binary, delegated, expect, key, load, mint, procura, rng, text};
 
 /// What the authority has told somebody.
 #[derive(Default)]
@@ -58,6 +60,7 @@ async fn what_was_answered_before_a_kill_stands_after_it() {
     let book = Book::default();
     for round in 0..rounds {
         let load = Load::start(&authority, round, &book).await;
+        let human = load.human.clone();
         load.after(moments.random_range(1..80)).await;
         // Anywhere between two answers: the moment is drawn, nothing is waited for.
         tokio::time::sleep(Duration::from_micros(moments.random_range(0..6_000))).await;
@@ -69,6 +72,7 @@ async fn what_was_answered_before_a_kill_stands_after_it() {
         assert_eq!(authority.address(), address);
         check(&authority, &book, &trust, &trust_path).await;
         // The state itself survived, not only its record.
+        assert_eq!(authority.person("alice").await.human(), human, "who she is does not hang on a process");
         let mint = async |delegation| bot.at(&authority.http, &authority.url).mint(&MintRequest { delegation, ttl_secs: None }, &mut rng()).await;
         let again = mint(live).await.expect("a delegation that was answered still gives tokens");
         book.lock().unwrap().minted(again.claims().claimed().tid);
@@ -82,12 +86,38 @@ async fn what_was_answered_before_a_kill_stands_after_it() {
     assert!(book.tokens.len() as u64 > rounds && book.revocations.len() as u64 > rounds, "there was load");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_during_the_first_start_leaves_a_folder_that_starts() {
+    let _machine = beside_others().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    drop(Authority::start(&scratch.path().join("unharmed")).await);
+    let whole = began.elapsed();
+    for round in 0..12 {
+        let data = scratch.path().join(format!("authority-{round}"));
+        let mut first =
+            Command::new(binary()).args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(&data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Each twelfth of a start in turn.
+        tokio::time::sleep(whole * round / 12).await;
+        first.kill().await.unwrap();
+
+        let authority = Authority::start(&data).await;
+        let alice = authority.person("alice").await;
+        let (bot, delegation) = delegated(&alice, "bot", &key(&mut rng())).await;
+        mint(&authority, &bot, delegation).await;
+        let bundle = authority.export(&format!("{round}.tar")).await;
+        let ran = procura(&["log", "replay", bundle.to_str().unwrap(), "--trust", authority.trust_path().to_str().unwrap()]).await;
+        assert_eq!(ran.status.code(), Some(0), "killed after {round} twelfths: {}{}", text(&ran.stdout), text(&ran.stderr));
+    }
+}
+
 /// Everything that was answered is in log and feed, and the log goes on where it was.
 async fn check(authority: &Authority, book: &Book, trust: &TrustFile, trust_path: &Path) {
     let bundle_path = authority.export("bundle.tar").await;
     let ran = procura(&["log", "replay", bundle_path.to_str().unwrap(), "--trust", trust_path.to_str().unwrap()]).await;
     assert_eq!(ran.status.code(), Some(0), "replay: {}{}", text(&ran.stdout), text(&ran.stderr));
     let bundle = load(&bundle_path, trust);
+    let now = checkpoint(&text(&authority.get("/checkpoint").await.1));
     let book = book.lock().unwrap();
 
     let logged: BTreeSet<Tid> = bundle.leaves().iter().filter_map(|l| if let Event::Issue(e) = &l.event { Some(e.tid) } else { None }).collect();
@@ -103,7 +133,6 @@ async fn check(authority: &Authority, book: &Book, trust: &TrustFile, trust_path
     }
 
     let (size, root) = &book.checkpoint;
-    let now = checkpoint(&text(&authority.get("/checkpoint").await.1));
     assert!(now.0 >= *size, "the checkpoint went back from {size} to {}", now.0);
     let mut tree = Tree::new();
     for leaf in bundle.leaves().iter().take(*size as usize) {
@@ -118,6 +147,7 @@ struct Load {
     counted: watch::Receiver<u64>,
     killed: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    human: String,
     bot: Agent,
     live: DelegationId,
     dead: DelegationId,
@@ -161,6 +191,7 @@ impl Load {
         let (count, counted) = watch::channel(start);
         let (killed, is_killed) = watch::channel(false);
         let worker = Worker { book: book.clone(), count: Arc::new(count), killed: is_killed };
+        let human = alice.human();
         // Answered before the load: revoked for certain.
         revoke(&worker, &alice, "delegation", &dead_of_bot.to_string()).await;
         let mut tasks = Vec::new();
@@ -203,7 +234,7 @@ impl Load {
             }
             w.is_over(&"/checkpoint did not answer");
         }));
-        Self { book: book.clone(), counted, killed, tasks, bot, live, dead: dead_of_bot }
+        Self { book: book.clone(), counted, killed, tasks, human, bot, live, dead: dead_of_bot }
     }
 
     /// Returns when this many more answers have come.

@@ -69,7 +69,7 @@ async fn without_a_session_nobody_grants_revokes_enrols_or_reads() {
     for path in ["/v1/agents/challenges", "/v1/agents", "/v1/delegations", "/v1/revocations", "/v1/verifiers"] {
         assert_eq!(site.post(path, &json!({})).await.0, 401, "{path}");
     }
-    for path in ["/v1/me", "/v1/log/bundle", "/tile/entries/000.p/1"] {
+    for path in ["/v1/me", "/v1/agents", "/v1/delegations", "/v1/log/bundle", "/tile/entries/000.p/1"] {
         assert_eq!(site.authority.get(path).await.0, 401, "{path}");
         assert_eq!(site.authority.get_as(&site.sam, path).await.0, 200, "{path}");
     }
@@ -113,7 +113,7 @@ async fn each_revokes_what_is_theirs_and_security_revokes_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_delegates_anothers_agent_or_more_than_their_own() {
+async fn nobody_grants_more_than_their_own_or_registers_what_they_do_not_hold() {
     let _machine = beside_others().await;
     let site = Site::start().await;
     let (bot, _) = site.bot("bot").await;
@@ -122,14 +122,23 @@ async fn nobody_delegates_anothers_agent_or_more_than_their_own() {
     assert_eq!(outcome(&site.alice, &bot, 100_000).await, 201);
     assert_eq!(outcome(&site.alice, &bot, 100_001).await, 403, "a cent beyond her maximum");
     assert_eq!(outcome(&site.bob, &bobs, 1).await, 403, "bob may delegate nothing");
-    let refused = site.sam.delegate(&bot, 1).await.unwrap().unwrap_err();
-    assert!(matches!(refused.0, 403 | 404), "{refused:?}");
-    // An agent of another: what is there and what is not are told apart by nobody.
-    let others = site.alice.delegate(&bobs, 1).await.unwrap();
-    let nobodys = site.alice.delegate(&Agent { id: AgentId::from_bytes([7; 16]), key: bobs.key.clone(), card: bobs.card.clone() }, 1).await.unwrap();
-    let codes = (others.map_or_else(|e| (e.0, e.1), |_| (201, String::new())), nobodys.map_or_else(|e| (e.0, e.1), |_| (201, String::new())));
-    assert_eq!(codes.0, codes.1);
-    assert_eq!(codes.0.0, 404);
+    assert_eq!(outcome(&site.sam, &bot, 1).await, 403, "a role is no authority to delegate");
+    let nobodys = Agent { id: AgentId::from_bytes([7; 16]), key: bobs.key.clone(), card: bobs.card.clone() };
+    assert_eq!(outcome(&site.alice, &nobodys, 1).await, 404, "an agent that is not there");
+    // To another's agent: theirs to take back who granted it, and whose agent it is; nobody else's.
+    for (who, expected) in [(&site.bob, 200), (&site.alice, 200)] {
+        let granted = expect(site.alice.delegate(&bobs, 1).await.unwrap()).unwrap();
+        assert_eq!(revokes(who, "delegation", field(&granted, "delegation").unwrap()).await, expected);
+    }
+    let granted = expect(site.alice.delegate(&bot, 1).await.unwrap()).unwrap();
+    assert_eq!(revokes(&site.bob, "delegation", field(&granted, "delegation").unwrap()).await, 403);
+    // Each sees their own.
+    for (who, agents) in [(&site.alice, vec!["bot"]), (&site.bob, vec!["bobs"]), (&site.sam, vec![])] {
+        let (_, body) = site.authority.get_as(who, "/v1/agents").await;
+        let seen: Value = serde_json::from_slice(&body).unwrap();
+        let names: Vec<_> = seen["agents"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+        assert_eq!(names, agents);
+    }
     // Nor does anyone register a key that they do not hold, or one that is taken, or with another's challenge.
     let holder = key(&mut rng());
     let drawn = expect(site.alice.post("/v1/agents/challenges", &json!({})).await.unwrap()).unwrap();
@@ -283,10 +292,12 @@ async fn the_data_folder_is_its_owners_and_one_processs() {
     }
     assert_eq!(mode(&data.join(procura_authority::app::SOCKET)), 0o600);
 
-    let second = procura(&["dev", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]).await;
-    let said = text(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("in use by another process") && said.contains(data.to_str().unwrap()), "{said}");
+    for listen in ["127.0.0.1:0", site.authority.address()] {
+        let second = procura(&["dev", "--listen", listen, "--data", data.to_str().unwrap()]).await;
+        let said = text(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{said}");
+        assert!(said.contains("in use by another process") && said.contains(data.to_str().unwrap()), "{said}");
+    }
     for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let folder = site.scratch.path().join("exposed");
         let exposed = procura(&["dev", "--listen", listen, "--data", folder.to_str().unwrap()]).await;

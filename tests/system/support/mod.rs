@@ -34,11 +34,19 @@ pub async fn beside_others() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
 }
 
-/// The binary, beside the folder of this test's own.
+/// The binary, beside the folder of this test's own, built from the sources of this moment.
 pub fn binary() -> PathBuf {
-    let built = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("procura"));
-    let path = std::env::var_os("PROCURA_BIN").map(PathBuf::from).or_else(built).expect("a target folder");
-    assert!(path.is_file(), "the system tests need the binary {}: run `cargo build -p procura-authority` first (`scripts/test` does)", path.display());
+    if let Some(named) = std::env::var_os("PROCURA_BIN") {
+        return named.into();
+    }
+    let path = std::env::current_exe().unwrap().parent().and_then(Path::parent).expect("a target folder").join("procura");
+    let build = "run `cargo build -p procura-authority` first (`scripts/test` does)";
+    assert!(path.is_file(), "the system tests need the binary {}: {build}", path.display());
+    // A test of yesterday's binary shows nothing. What it was built from stands in cargo's list beside it.
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    let sources = std::fs::read_to_string(path.with_extension("d")).unwrap_or_default();
+    let newer = sources.split_whitespace().skip(1).find(|source| changed(Path::new(source)) > changed(&path));
+    assert_eq!(newer, None, "{} is older than this source: {build}", path.display());
     path
 }
 
