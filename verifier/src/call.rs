@@ -140,7 +140,9 @@ impl Value {
                 crate::wire::array(d, 2)?;
                 Self::Quantity { minor: d.i64()?, unit: unit(d.str()?)? }
             }
-            Type::Array => Self::List((0..crate::wire::list(d, Arguments::MAX_ELEMENTS)?).map(|_| Self::read_nested(d, nesting + 1)).collect::<Result<_, _>>()?),
+            Type::Array => {
+                Self::List((0..crate::wire::list(d, Arguments::MAX_ELEMENTS)?).map(|_| Self::read_nested(d, nesting + 1)).collect::<Result<_, _>>()?)
+            }
             Type::Map => {
                 let n = d.map()?.filter(|n| *n <= 1024).ok_or(Malformed::new("expected a map of at most 1024 entries"))?;
                 Self::Map((0..n).map(|_| Ok((d.str()?.to_owned(), Self::read_nested(d, nesting + 1)?))).collect::<Result<_, Malformed>>()?)
