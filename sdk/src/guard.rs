@@ -166,8 +166,10 @@ impl Guard {
         };
         // A receipt stands on the holder's signature, or on a bearer token that was taken as one; the rest is counted.
         let bearer = opened.token.is_bearer() && self.policy.bearer == Accept::Yes;
+        // The authority takes another tenant's resource only where the token was refused for that.
+        let ours = call.tenant == self.view.tenant() || verdict == Err(Cause::Tenant);
         // An unsealed token is never written down: it is the means to extend itself.
-        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() {
+        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() && ours {
             self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
         } else if let Err(cause) = verdict {
             self.receipts.count(cause);

@@ -135,6 +135,21 @@ impl World {
 }
 
 #[tokio::test]
+async fn a_recorded_call_shown_again_and_again_keeps_nobody_out_and_fills_no_log() {
+    let mut w = world();
+    let action = World::action(1);
+    let recorded = w.prove(&action);
+    assert_eq!(w.present(&action, &recorded).await, Ok(()));
+    for _ in 0..1000 {
+        assert_eq!(w.present(&action, &recorded).await, Err((Cause::Replay, Told::Holder)));
+    }
+    assert!(w.guard.receipts.waiting() < 50, "{} receipts of one call", w.guard.receipts.waiting());
+    assert!(w.guard.denials().get("replay").is_some_and(|n| *n > 950), "{:?}", w.guard.denials());
+    let proof = w.prove(&action);
+    assert_eq!(w.present(&action, &proof).await, Ok(()), "the holder still gets through");
+}
+
+#[tokio::test]
 async fn whoever_shows_an_old_call_does_not_learn_what_became_of_the_token() {
     let mut w = world();
     let action = World::action(1);
@@ -146,4 +161,30 @@ async fn whoever_shows_an_old_call_does_not_learn_what_became_of_the_token() {
     assert_eq!(w.present(&action, &recorded).await, Err((Cause::Expired, Told::Stranger)));
     let proof = w.prove(&action);
     assert_eq!(w.present(&action, &proof).await, Err((Cause::Expired, Told::Holder)));
+}
+
+#[tokio::test]
+async fn no_receipt_is_kept_that_the_authority_would_refuse_for_ever() {
+    let mut w = world();
+    // A tool may make arguments that are longer than a receipt holds.
+    let mut long = World::action(1);
+    long.args = Arguments::default();
+    long.args.insert("amount".parse().unwrap(), procura_verifier::call::Value::Text("x".repeat(40_000))).unwrap();
+    let proof = w.prove(&long);
+    assert_eq!(w.present(&long, &proof).await, Err((Cause::Limit, Told::Holder)));
+    assert_eq!((w.guard.receipts.waiting(), w.guard.denials().get("limit")), (0, Some(&1)));
+
+    // Two tenants of one tool: the receipt of another's resource is taken for the cause `tenant` alone.
+    let mut action = World::action(1);
+    action.tenant = "other".parse().unwrap();
+    let proof = w.prove(&action);
+    assert_eq!(w.present(&action, &proof).await, Err((Cause::Tenant, Told::Holder)));
+    assert_eq!(w.guard.receipts.waiting(), 1);
+    let root = ListedKey { usage: KeyUse::Root, key: Key::of(&key(1)), from: UtcMillis(0), until: UTC };
+    let payload = KeyListPayload { tenant: "acme".parse().unwrap(), version: 2, issued: UTC, max_ttl_secs: 86_400, keys: vec![root], dead: vec![] };
+    let ended = anchors().accept(&UnverifiedKeyList::sign(&payload, &[&key(9)]), &payload.tenant).unwrap();
+    w.guard.view.replace_key_list(ended).unwrap();
+    let proof = w.prove(&action);
+    assert_eq!(w.present(&action, &proof).await, Err((Cause::Signature, Told::Holder)));
+    assert_eq!((w.guard.receipts.waiting(), w.guard.denials().get("signature")), (1, Some(&1)));
 }
