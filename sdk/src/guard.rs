@@ -88,7 +88,7 @@ pub struct Refusal {
 /// To whom an answer goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// The last holder of a token that the authority signed: learns the cause.
+    /// The last holder of a token that the authority signed, by a proof of now: learns the cause.
     Holder,
     /// Anybody else: learns that it was refused.
     Stranger,
@@ -134,8 +134,12 @@ impl Guard {
             self.receipts.count(cause);
             refuse(cause, Told::Stranger)
         })?;
-        let told = if opened.proof.is_ok() { Told::Holder } else { Told::Stranger };
-        self.decide(&opened, &call, arrived).await.map_err(|cause| refuse(cause, told))
+        self.decide(&opened, &call, arrived).await.map_err(|cause| {
+            let utc = self.view.utc(self.clock.boot());
+            // L11: whoever recorded a call can show it again later, and would learn what became of the token.
+            let is_holder = opened.proof.as_ref().is_ok_and(|p| self.replay.is_current(p, utc));
+            refuse(cause, if is_holder { Told::Holder } else { Told::Stranger })
+        })
     }
 
     async fn decide(&self, opened: &Opened<'_>, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
@@ -162,8 +166,10 @@ impl Guard {
         };
         // A receipt stands on the holder's signature, or on a bearer token that was taken as one; the rest is counted.
         let bearer = opened.token.is_bearer() && self.policy.bearer == Accept::Yes;
+        // The authority takes another tenant's resource only where the token was refused for that.
+        let ours = call.tenant == self.view.tenant() || verdict == Err(Cause::Tenant);
         // An unsealed token is never written down: it is the means to extend itself.
-        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() {
+        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() && ours {
             self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
         } else if let Err(cause) = verdict {
             self.receipts.count(cause);
@@ -304,5 +310,8 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
     rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(|_| StartError::Randomness)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;
 
 const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);

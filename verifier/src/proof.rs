@@ -81,6 +81,10 @@ pub struct SignedProof {
 }
 
 impl SignedProof {
+    const fn is_inside(&self, now: UtcMillis) -> bool {
+        self.time.0.abs_diff(now.0) <= WINDOW_MS
+    }
+
     /// What is proven, if `holder` signed this token hash and call hash. The caller answers for the hash being the call's.
     pub(crate) fn prove<'a>(&self, holder: &Key, token_hash: &[u8; 32], call: Call<'a>, call_hash: &[u8; 32]) -> Option<Proven<'a>> {
         let message = message(token_hash, &self.audience, call_hash, self.time, &self.nonce);
@@ -200,11 +204,17 @@ impl ReplayCache {
         self.lock().challenge = challenge;
     }
 
+    /// True if the proof is of now: for this challenge and, where the time is known, inside its window. Only such a one says
+    /// that its holder is there; an older one may come from whoever saw it pass.
+    pub fn is_current(&self, proof: &VerifiedProof, now: Option<UtcMillis>) -> bool {
+        proof.signed.nonce.starts_with(&self.challenge()) && now.is_none_or(|now| proof.signed.is_inside(now))
+    }
+
     /// Spends a proof, or says why it cannot be: [`Cause::Replay`] or [`Cause::Unavailable`].
     pub fn spend(&self, proof: &VerifiedProof<'_>, now: UtcMillis) -> Result<(), Cause> {
-        let SignedProof { nonce, time, .. } = &proof.signed;
+        let nonce = &proof.signed.nonce;
         let mut spent = self.lock();
-        if !nonce.starts_with(&spent.challenge) || time.0.abs_diff(now.0) > WINDOW_MS {
+        if !nonce.starts_with(&spent.challenge) || !proof.signed.is_inside(now) {
             return Err(Cause::Replay);
         }
         if now.0.saturating_sub(spent.turned.0) > 2 * WINDOW_MS {
