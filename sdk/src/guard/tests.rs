@@ -84,7 +84,7 @@ fn world() -> World {
         max_tokens: 16,
         cold_per_second: 100,
     };
-    let guard = Guard::start(config, reqwest::Client::new(), clock.clone()).unwrap();
+    let guard = Guard::start(config, reqwest::Client::builder().build().unwrap(), clock.clone()).unwrap();
     let world = World { guard, clock, token, rng: rand::rngs::StdRng::seed_from_u64(1) };
     world.beat();
     world
