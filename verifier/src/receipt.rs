@@ -466,11 +466,11 @@ impl Canonical for Denials {
             return Err(Malformed::new("expected counts of version 1"));
         }
         let (verifier, run, number, minute) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?, d.u64()?);
-        let counts = (0..list(d, PLAIN_CAUSES.len())?)
+        let counts = (0..list(d, PLAIN_CAUSES.len() + DETAILED_CAUSES.len())?)
             .map(|_| {
                 array(d, 2)?;
                 let word = d.str()?;
-                let known = PLAIN_CAUSES.iter().any(|c| c.word() == word);
+                let known = PLAIN_CAUSES.iter().any(|c| c.word() == word) || DETAILED_CAUSES.contains(&word);
                 if known { Ok((word.to_owned(), d.u64()?)) } else { Err(Malformed::new("expected a cause")) }
             })
             .collect::<Result<Vec<_>, Malformed>>()?;
@@ -496,6 +496,9 @@ impl Canonical for SignedDenials {
 }
 
 const DENIALS_PREFIX: &[u8] = b"procura-denials/1\0";
+
+/// Causes that carry more than their word; counts leave that out.
+const DETAILED_CAUSES: [&str; 2] = ["revoked", "frozen"];
 
 /// Causes that carry nothing.
 const PLAIN_CAUSES: [Cause; 15] = [
@@ -559,6 +562,16 @@ mod tests {
         let by = RevokedBy { what: RevokedWhat::Tid, seq: 3 };
         assert_eq!(opened.rederive(&token, &keys, Lookup::Revoked(by)), Err(Cause::Revoked(by)));
         assert!(SignedReceipt::from_bytes(&wire).unwrap().open(&Key::of(&key(21))).is_err());
+    }
+
+    #[test]
+    fn any_cause_can_be_counted_and_nothing_else() {
+        let counts = |word: &str| Denials { verifier: VerifierId::from_bytes([6; 16]), run: [8; 16], number: 1, minute: 3, counts: vec![(word.to_owned(), 2)] };
+        for word in PLAIN_CAUSES.iter().map(|c| c.word()).chain(DETAILED_CAUSES) {
+            let signed = counts(word).sign(&key(20));
+            assert_eq!(SignedDenials::from_bytes(&signed.to_bytes()).unwrap().open(&Key::of(&key(20))), Ok(counts(word)), "{word}");
+        }
+        assert!(counts("bored").sign(&key(20)).open(&Key::of(&key(20))).is_err());
     }
 
     #[test]
