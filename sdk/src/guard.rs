@@ -13,7 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide_at};
 use procura_verifier::feed::Alarm;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
@@ -146,35 +146,37 @@ impl Guard {
         let asked = opened.proof.as_ref().map_or(Asked::Bearer(call), |p| Asked::Proven(p.proven()));
         // Read before the decision: a receipt must not claim more than was looked at.
         let mut relied = self.view.relied();
-        let mut decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+        let judge = || decide_at(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+        let (mut decision, mut utc) = judge();
         if decision == Decision::Deny(Cause::Stale) {
             self.feed.refresh().await;
             relied = self.view.relied();
-            decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+            (decision, utc) = judge();
         }
-        let utc = self.view.utc(self.clock.boot());
+        let utc = utc.unwrap_or_default();
+        let challenge = self.replay.challenge();
         let verdict = match (&decision, &opened.proof) {
-            (Decision::Allow(allow), Ok(proof)) => self.replay.spend(proof, utc.unwrap_or_default()).map(|()| allow.valid_until),
-            (Decision::Allow(allow), Err(_)) => Ok(allow.valid_until),
+            // A place for the record first: a proof spent without one would be nobody's.
+            (Decision::Allow(allow), proof) => self
+                .receipts
+                .reserve()
+                .and_then(|place| proof.as_ref().map_or(Ok(()), |proof| self.replay.spend(proof, utc)).map(|()| (allow.valid_until, place))),
             // A proof for another instance is named as such, where nothing that comes earlier in law 11 stands.
             (Decision::Deny(Cause::Holder), Err(cause)) => Err(*cause),
             (Decision::Deny(cause), _) => Err(*cause),
         };
-        let time = match &decision {
-            Decision::Allow(allow) => Some(allow.utc),
-            Decision::Deny(_) => utc,
-        };
         // A receipt stands on the holder's signature, or on a bearer token that was taken as one; the rest is counted.
         let bearer = opened.token.is_bearer() && self.policy.bearer == Accept::Yes;
         // The authority takes another tenant's resource only where the token was refused for that.
-        let ours = call.tenant == self.view.tenant() || verdict == Err(Cause::Tenant);
+        let ours = call.tenant == self.view.tenant() || matches!(verdict, Err(Cause::Tenant));
         // An unsealed token is never written down: it is the means to extend itself.
         if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() && ours {
-            self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
-        } else if let Err(cause) = verdict {
-            self.receipts.count(cause);
+            let said = verdict.as_ref().map(|_| ()).map_err(|cause| *cause);
+            self.receipts.record(self, call, opened.evidence(), said, challenge, relied, utc)?;
+        } else if let Err(cause) = &verdict {
+            self.receipts.count(*cause);
         }
-        Ok(Permit { valid_until: verdict?, token: opened.token.clone(), clock: self.clock.clone() })
+        Ok(Permit { valid_until: verdict?.0, token: opened.token.clone(), clock: self.clock.clone() })
     }
 
     /// From headers to a verified token, with the bounds on cold work.

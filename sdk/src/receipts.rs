@@ -14,7 +14,7 @@ use ed25519_dalek::SigningKey;
 use procura_verifier::call::Call;
 use procura_verifier::decision::Cause;
 use procura_verifier::ids::{UtcMillis, VerifierId};
-use procura_verifier::proof::VerifiedProof;
+use procura_verifier::proof::{Challenge, VerifiedProof};
 use procura_verifier::receipt::{Denials, Evidence, Receipt, Relied};
 use procura_verifier::revocation::RevocationView as _;
 use procura_verifier::token::VerifiedToken;
@@ -56,6 +56,8 @@ struct Queue {
     all_counts: BTreeMap<&'static str, u64>,
     /// A record on its way.
     sending: bool,
+    /// Places promised to allows.
+    reserved: usize,
 }
 
 impl Receipts {
@@ -77,6 +79,16 @@ impl Receipts {
         self.0.more.notify_one();
     }
 
+    /// A place for the record of an allow, or `unavailable`. Given back when dropped: by then the record is in the queue.
+    pub(crate) fn reserve(&self) -> Result<Place, Cause> {
+        let mut queue = self.0.lock();
+        if !queue.has_room(1) {
+            return Err(Cause::Unavailable);
+        }
+        queue.reserved += 1;
+        Ok(Place(self.0.clone()))
+    }
+
     /// Records a decision. Where nothing more can be kept, a denial is counted and an allow becomes `unavailable`.
     pub(crate) fn record(
         &self,
@@ -84,20 +96,29 @@ impl Receipts {
         call: &Call<'_>,
         (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof<'_>>),
         verdict: Result<(), Cause>,
+        challenge: Challenge,
         relied: Option<Relied>,
         time: UtcMillis,
     ) -> Result<(), Cause> {
         let key_list_version = guard.view.key_list().payload().version;
         let within = verdict.is_ok() || self.0.denials.take(token.last_holder(), guard.clock.boot());
         let mut queue = self.0.lock();
-        let share = if verdict.is_ok() { 1 } else { 2 };
-        if !within || queue.waiting.len() >= MAX_WAITING / share || queue.bytes >= MAX_WAITING_BYTES / share {
+        // An allow has its place already; denials leave half the queue to allows.
+        if verdict.is_err() && (!within || !queue.has_room(2)) {
             return self.leave_out(queue, verdict);
         }
         // Number, signature and place in the queue are one step: numbers have no gaps.
         let number = queue.receipts + 1;
-        let evidence =
-            Evidence { from: (self.0.verifier, self.0.run, number), token: (bytes, token), proof, policy: &guard.policy, time, relied, key_list_version };
+        let evidence = Evidence {
+            from: (self.0.verifier, self.0.run, number),
+            challenge,
+            token: (bytes, token),
+            proof,
+            policy: &guard.policy,
+            time,
+            relied,
+            key_list_version,
+        };
         let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.key);
         // One that the authority cannot read would be delivered for ever, and all behind it never.
         if receipt.claimed().is_err() {
@@ -189,6 +210,11 @@ impl Receipts {
 }
 
 impl Queue {
+    /// Room for one more in the first `1 / part` of the queue. A record is at most some 40 KiB of text.
+    fn has_room(&self, part: usize) -> bool {
+        self.waiting.len() + self.reserved < MAX_WAITING / part && self.bytes < MAX_WAITING_BYTES / part
+    }
+
     fn count(&mut self, cause: Cause) {
         *self.counts.entry(cause.word()).or_default() += 1;
         *self.all_counts.entry(cause.word()).or_default() += 1;
@@ -196,6 +222,15 @@ impl Queue {
 
     fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.counts.is_empty() && !self.sending
+    }
+}
+
+/// A place in the queue.
+pub(crate) struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().reserved -= 1;
     }
 }
 
