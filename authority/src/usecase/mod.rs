@@ -14,6 +14,8 @@ pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod replays;
 
 use std::sync::{Arc, Mutex, PoisonError};

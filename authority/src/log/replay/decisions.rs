@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use procura_verifier::decision::{Cause, lineage};
-use procura_verifier::ids::{Key, VerifierId};
+use procura_verifier::ids::{Key, UtcMillis, VerifierId};
 use procura_verifier::key_list::KeyList;
 use procura_verifier::proof::WINDOW_MS;
 use procura_verifier::receipt::{Receipt, SignedDenials, SignedReceipt};
@@ -68,17 +68,26 @@ impl Receipts {
         if denials.verifier != verifier.verifier || denials.number != run.denials {
             return Err(format!("counts have number {}, expected {} of their run", denials.number, run.denials));
         }
-        Ok(denials.counts.iter().map(|(_, n)| n).sum())
+        Ok(denials.counts.iter().fold(0, |sum, (_, n)| sum.saturating_add(*n)))
     }
 
     /// Derives the verdict again. What only the verifier's own state can give is compared with the evidence.
-    pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken) -> Result<(), String> {
+    ///
+    /// `recorded` is place and time of the receipt's leaf: nothing that came after it can have been known.
+    pub(super) fn judge(
+        &mut self,
+        receipt: &Receipt,
+        token: &VerifiedToken,
+        keys: &KeyList,
+        taken: &Taken,
+        recorded: (u64, UtcMillis),
+    ) -> Result<(), String> {
         let lineage = lineage(token);
         let upto = match &receipt.relied {
             None => 0,
             Some(relied) => {
                 // A head that this log never had: a fork, or an invention.
-                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) {
+                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) || !taken.is_logged_before(relied.seq, recorded.0) {
                     return Err(format!("relies on number {} of epoch {}, which this feed does not have with that hash", relied.seq, relied.epoch));
                 }
                 relied.seq
@@ -87,7 +96,7 @@ impl Receipts {
         let mut lookup = taken.lookup(&lineage, &receipt.audience, upto);
         if let Err(Cause::Revoked(by)) = receipt.verdict {
             // It may have heard more than the heartbeat it relied on: then the feed must say so.
-            if !taken.bears_out(&lineage, &receipt.audience, by) {
+            if !taken.is_logged_before(by.seq, recorded.0) || !taken.bears_out(&lineage, &receipt.audience, by) {
                 return Err(format!("denies as revoked by {} at feed seq {}, which the feed does not bear out", by.what.word(), by.seq));
             }
             lookup = Lookup::Revoked(by);
@@ -98,7 +107,7 @@ impl Receipts {
                 if lookup == Lookup::Behind {
                     return Err("allows a token of a generation that the feed had not reached".to_owned());
                 }
-                self.allow(receipt, token)?;
+                self.allow(receipt, token, taken, recorded.1)?;
                 true
             }
             (Ok(()), Err(Cause::Replay)) => self.replay_fits(receipt, token),
@@ -113,10 +122,21 @@ impl Receipts {
         if fits { Ok(()) } else { Err(format!("says `{}`, and its own evidence says `{}`", words(receipt.verdict), words(derived))) }
     }
 
-    fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken) -> Result<(), String> {
+    fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken, taken: &Taken, recorded: UtcMillis) -> Result<(), String> {
         let relied = receipt.relied.ok_or("allows without having known anything of revocations")?;
-        // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7).
-        if receipt.time.0 > relied.utc.0 + u64::from(receipt.bound_ms) + CLOCK_SLACK_MS {
+        // Law 7: no tool makes a token's bound longer.
+        if receipt.bound_ms > token.block0().freshness_ms {
+            return Err(format!("allows under a bound of {} ms, expected at most the token's {} ms", receipt.bound_ms, token.block0().freshness_ms));
+        }
+        // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7). It never falls, and 0 is none at all.
+        if receipt.time.plus(CLOCK_SLACK_MS) < relied.utc || receipt.time > recorded.plus(CLOCK_SLACK_MS) {
+            return Err(format!("allows at {}, on a heartbeat of {}, in a leaf of {recorded}", receipt.time, relied.utc));
+        }
+        // An authority that says *at t the head was n* has not begun number n + 1 before t.
+        if let Some(next) = taken.issued(relied.seq.saturating_add(1)).filter(|next| relied.utc > next.plus(CLOCK_SLACK_MS)) {
+            return Err(format!("allows on a heartbeat of {} with head {}, but the feed went on at {next}", relied.utc, relied.seq));
+        }
+        if receipt.time > relied.utc.plus(u64::from(receipt.bound_ms)).plus(CLOCK_SLACK_MS) {
             return Err(format!("allows at {} on knowledge of {}, with a bound of {} ms", receipt.time, relied.utc, receipt.bound_ms));
         }
         let Some(proof) = &receipt.proof else { return Ok(()) };
