@@ -242,3 +242,11 @@ async fn a_grant_after_the_kill_of_a_key_is_for_the_other_keys() {
     s.replay().await.unwrap();
 }
 
+
+#[tokio::test]
+async fn nothing_is_logged_that_no_auditor_could_open() {
+    let s = scene().await;
+    s.app.clock.advance_ms(366 * 24 * 3_600_000);
+    let refused = revoke(&s.app.ctx, &s.alice, Target::Delegation(s.grant), None, None).await.unwrap_err();
+    assert!(refused.to_string().contains("outside its window"), "{refused}");
+}
