@@ -59,15 +59,8 @@ impl Scene {
         let (audience, tool, action, resource): (Audience, _, _, _) =
             ("payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(br#"{"amount":{"minor":12000,"unit":"EUR"}}"#).unwrap();
-        let call = Call {
-            tenant: &ctx.tenant,
-            audience: &audience,
-            tool: &tool,
-            action: &action,
-            resource: &resource,
-            args: &args,
-            data_class: DataClass::Public,
-        };
+        let call =
+            Call { tenant: &ctx.tenant, audience: &audience, tool: &tool, action: &action, resource: &resource, args: &args, data_class: DataClass::Public };
         let nonce = [u8::try_from(number).unwrap(); 16];
         let proof = UnverifiedProof::sign(&signing(1), verified.hash(), &call, now, &[7; 16], nonce, Seed::from_bytes([3; 32]));
         let proof = proof.verify(verified.last_holder(), verified.hash(), &call).unwrap();
@@ -241,7 +234,6 @@ async fn a_grant_after_the_kill_of_a_key_is_for_the_other_keys() {
     delegate(&s.app.ctx, &s.alice, s.bot, terms(), None).await.unwrap();
     s.replay().await.unwrap();
 }
-
 
 #[tokio::test]
 async fn nothing_is_logged_that_no_auditor_could_open() {

@@ -74,14 +74,7 @@ impl Receipts {
     /// Derives the verdict again. What only the verifier's own state can give is compared with the evidence.
     ///
     /// `recorded` is place and time of the receipt's leaf: nothing that came after it can have been known.
-    pub(super) fn judge(
-        &mut self,
-        receipt: &Receipt,
-        token: &VerifiedToken,
-        keys: &KeyList,
-        taken: &Taken,
-        recorded: (u64, UtcMillis),
-    ) -> Result<(), String> {
+    pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken, recorded: (u64, UtcMillis)) -> Result<(), String> {
         let lineage = lineage(token);
         let upto = match &receipt.relied {
             None => 0,
