@@ -96,9 +96,7 @@ impl Receipts {
         call: &Call<'_>,
         (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof<'_>>),
         verdict: Result<(), Cause>,
-        challenge: Challenge,
-        relied: Option<Relied>,
-        time: UtcMillis,
+        Known { challenge, relied, time }: Known,
     ) -> Result<(), Cause> {
         let key_list_version = guard.view.key_list().payload().version;
         let within = verdict.is_ok() || self.0.denials.take(token.last_holder(), guard.clock.boot());
@@ -223,6 +221,13 @@ impl Queue {
     fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.counts.is_empty() && !self.sending
     }
+}
+
+/// What the verifier knew when it decided.
+pub(crate) struct Known {
+    pub(crate) challenge: Challenge,
+    pub(crate) relied: Option<Relied>,
+    pub(crate) time: UtcMillis,
 }
 
 /// A place in the queue.
