@@ -95,6 +95,7 @@ impl AppState {
 /// Every route.
 pub fn router(app: AppState) -> Router {
     let timed = Router::new()
+        .route("/", get(health::root))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/checkpoint", get(log::checkpoint))
