@@ -3,10 +3,11 @@
 use procura_verifier::call::{Arguments, Call, Seed};
 use procura_verifier::claims::{Audience, DataClass};
 use procura_verifier::decision::ToolPolicy;
+use procura_verifier::denials::Denials;
 use procura_verifier::feed::message::{Item, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, UtcMillis, VerifierId};
 use procura_verifier::proof::UnverifiedProof;
-use procura_verifier::receipt::{Denials, Evidence, Receipt, Relied};
+use procura_verifier::receipt::{Evidence, Receipt, Relied};
 use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::Canonical as _;
 

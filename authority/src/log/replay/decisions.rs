@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use procura_verifier::decision::{Cause, lineage};
+use procura_verifier::denials::SignedDenials;
 use procura_verifier::ids::{Key, UtcMillis, VerifierId};
 use procura_verifier::key_list::KeyList;
 use procura_verifier::proof::WINDOW_MS;
-use procura_verifier::receipt::{Receipt, SignedDenials, SignedReceipt};
+use procura_verifier::receipt::{Receipt, SignedReceipt};
 use procura_verifier::revocation::Lookup;
 use procura_verifier::token::{UnverifiedToken, VerifiedToken, block0_hash};
 use procura_verifier::wire::Canonical as _;
