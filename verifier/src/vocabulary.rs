@@ -15,8 +15,8 @@ use crate::card::SignedCard;
 use crate::claims::{Block0, Capability, DataClass, Generations, Hops, HumanRef, Limit, Name, Pattern, Possession, Restriction};
 use crate::ids::{AgentId, DelegationId, HumanId, Key, Lid, Tid};
 use crate::wire::{Canonical as _, Malformed};
+use datalog::{Bound, Query, Reader, Terms, Writer, content, decode, operand, predicate_terms, same, small, strs};
 pub(crate) use datalog::{OUTSIDE, Symbols};
-use datalog::{Query, Reader, Terms, Writer, array, binary, content, decode, operand, predicate_terms, same, small, strs, value};
 
 /// The vocabulary that this code speaks. Another version is malformed (law 10).
 pub const VERSION: i64 = 1;
@@ -135,8 +135,8 @@ pub(crate) fn write_block0(block: &Block0, symbols: &mut Symbols) -> Vec<u8> {
     });
     w.check(|q| {
         q.predicate(ambient::TIME, |t| t.var("time"));
-        q.compare("time", Bin::GreaterOrEqual, TermContent::Date(block.not_before_secs));
-        q.compare("time", Bin::LessThan, TermContent::Date(block.expires_secs));
+        q.compare("time", Bin::GreaterOrEqual, Bound::Date(block.not_before_secs));
+        q.compare("time", Bin::LessThan, Bound::Date(block.expires_secs));
     });
     w.restriction(&Restriction::Audiences(block.audiences.clone()));
     if block.possession == Possession::Proof {
@@ -353,7 +353,7 @@ impl Writer<'_> {
         match restriction {
             Restriction::Until(secs) => self.check(|q| {
                 q.predicate(ambient::TIME, |t| t.var("time"));
-                q.compare("time", Bin::LessThan, TermContent::Date(*secs));
+                q.compare("time", Bin::LessThan, Bound::Date(*secs));
             }),
             Restriction::Audiences(names) => self.check(|q| {
                 q.predicate(ambient::SERVICE, |t| t.var("service"));
@@ -361,7 +361,7 @@ impl Writer<'_> {
             }),
             Restriction::ClassMax(class) => self.check(|q| {
                 q.predicate(ambient::DATA_CLASS, |t| t.var("class"));
-                q.compare("class", Bin::LessOrEqual, TermContent::Integer(*class as i64));
+                q.compare("class", Bin::LessOrEqual, Bound::Integer(*class as i64));
             }),
             Restriction::Capabilities(capabilities) => self.any(capabilities.iter().map(|c| move |q: &mut Query<'_>| q.capability(c))),
             Restriction::Limit(limit) => self.check(|q| {
@@ -383,11 +383,17 @@ impl Query<'_> {
             self.limit_predicate(limit, var);
         }
         if below {
-            let prefix = array(self.symbols, segments.iter().map(|s| &**s));
-            let var = self.var("resource");
-            self.expression([var.clone(), value(prefix), binary(Bin::Prefix)]);
-            let length = OpContent::Unary(schema::OpUnary { kind: schema::op_unary::Kind::Length as i32, ffi_name: None });
-            self.expression([var, length, value(TermContent::Integer(segments.len() as i64)), binary(Bin::GreaterThan)]);
+            self.expression(|ops| {
+                ops.value(|t| t.var("resource"));
+                ops.value(|t| t.strs(segments.iter().map(|s| &**s)));
+                ops.binary(Bin::Prefix);
+            });
+            self.expression(|ops| {
+                ops.value(|t| t.var("resource"));
+                ops.length();
+                ops.value(|t| t.int(segments.len() as i64));
+                ops.binary(Bin::GreaterThan);
+            });
         }
         for (limit, var) in capability.limits().iter().zip(LIMIT_VARIABLES) {
             self.limit_expression(limit, var);
@@ -410,8 +416,8 @@ impl Query<'_> {
 
     fn limit_expression(&mut self, limit: &Limit, var: &str) {
         match limit {
-            Limit::AtMost { max, .. } => self.compare(var, Bin::LessOrEqual, TermContent::Integer(*max)),
-            Limit::AtLeast { min, .. } => self.compare(var, Bin::GreaterOrEqual, TermContent::Integer(*min)),
+            Limit::AtMost { max, .. } => self.compare(var, Bin::LessOrEqual, Bound::Integer(*max)),
+            Limit::AtLeast { min, .. } => self.compare(var, Bin::GreaterOrEqual, Bound::Integer(*min)),
             Limit::OneOf { values, .. } => self.contains(values.iter().map(String::as_str), var),
         }
     }

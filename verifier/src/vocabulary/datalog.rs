@@ -50,21 +50,23 @@ pub(super) fn same(written: &[u8], payload: &[u8]) -> Result<(), Malformed> {
     if written == payload { Ok(()) } else { Err(OUTSIDE) }
 }
 
+/// Writes a block as protobuf, straight into bytes: verification writes each block again, so this is on the way of every
+/// token that is new to a tool.
 pub(super) struct Writer<'s> {
     symbols: &'s mut Symbols,
     known: usize,
-    facts: Vec<schema::Fact>,
-    checks: Vec<schema::Check>,
+    facts: Vec<u8>,
+    checks: Vec<u8>,
 }
 
 impl<'s> Writer<'s> {
     pub(super) fn new(symbols: &'s mut Symbols) -> Self {
-        Self { known: symbols.own.len(), symbols, facts: Vec::new(), checks: Vec::new() }
+        Self { known: symbols.own.len(), symbols, facts: Vec::with_capacity(512), checks: Vec::with_capacity(512) }
     }
 
     pub(super) fn fact<R>(&mut self, name: &str, terms: impl FnOnce(&mut TermWriter<'_>) -> R) {
-        let predicate = predicate(self.symbols, name, terms);
-        self.facts.push(schema::Fact { predicate });
+        let symbols = &mut *self.symbols;
+        message(&mut self.facts, BLOCK_FACTS, |out| message(out, FACT_PREDICATE, |out| predicate(symbols, out, name, terms)));
     }
 
     pub(super) fn check(&mut self, query: impl FnOnce(&mut Query<'_>)) {
@@ -73,115 +75,202 @@ impl<'s> Writer<'s> {
 
     /// A check that one of several queries must satisfy.
     pub(super) fn any<F: FnOnce(&mut Query<'_>)>(&mut self, queries: impl IntoIterator<Item = F>) {
-        let queries = queries.into_iter().map(|fill| {
-            let mut q = Query { symbols: self.symbols, body: Vec::new(), expressions: Vec::new() };
-            fill(&mut q);
-            let head = schema::Predicate { name: q.symbols.insert("query"), terms: Vec::new() };
-            schema::Rule { head, body: q.body, expressions: q.expressions, scope: Vec::new() }
+        let symbols = &mut *self.symbols;
+        message(&mut self.checks, BLOCK_CHECKS, |out| {
+            for fill in queries {
+                message(out, CHECK_QUERIES, |out| {
+                    message(out, RULE_HEAD, |out| varint(out, PREDICATE_NAME, symbols.insert("query")));
+                    fill(&mut Query { symbols, out });
+                });
+            }
         });
-        let queries = queries.collect();
-        self.checks.push(schema::Check { queries, kind: None });
     }
 
     pub(super) fn finish(self) -> Vec<u8> {
-        let symbols = self.symbols.own.get(self.known..).unwrap_or_default().to_vec();
+        let mut out = Vec::with_capacity(self.facts.len() + self.checks.len() + 256);
+        for symbol in self.symbols.own.get(self.known..).unwrap_or_default() {
+            bytes(&mut out, BLOCK_SYMBOLS, symbol.as_bytes());
+        }
         // Datalog 3.3 always: so a stock library gives every block signature version 1 (law 3).
-        schema::Block { symbols, context: None, version: Some(6), facts: self.facts, rules: vec![], checks: self.checks, scope: vec![], public_keys: vec![] }
-            .encode_to_vec()
+        varint(&mut out, BLOCK_VERSION, 6);
+        out.extend_from_slice(&self.facts);
+        out.extend_from_slice(&self.checks);
+        out
     }
 }
 
+/// A query of a check: predicates first, then expressions.
 pub(super) struct Query<'s> {
-    pub(super) symbols: &'s mut Symbols,
-    body: Vec<schema::Predicate>,
-    expressions: Vec<schema::Expression>,
+    symbols: &'s mut Symbols,
+    out: &'s mut Vec<u8>,
 }
 
 impl Query<'_> {
     pub(super) fn predicate<R>(&mut self, name: &str, terms: impl FnOnce(&mut TermWriter<'_>) -> R) {
-        let predicate = predicate(self.symbols, name, terms);
-        self.body.push(predicate);
+        let symbols = &mut *self.symbols;
+        message(self.out, RULE_BODY, |out| predicate(symbols, out, name, terms));
     }
 
-    pub(super) fn expression(&mut self, ops: impl IntoIterator<Item = OpContent>) {
-        self.expressions.push(schema::Expression { ops: ops.into_iter().map(|c| schema::Op { content: Some(c) }).collect() });
+    pub(super) fn expression(&mut self, ops: impl FnOnce(&mut Ops<'_>)) {
+        let symbols = &mut *self.symbols;
+        message(self.out, RULE_EXPRESSIONS, |out| ops(&mut Ops { symbols, out }));
     }
 
-    pub(super) fn var(&mut self, name: &str) -> OpContent {
-        value(variable(self.symbols, name))
-    }
-
-    pub(super) fn compare(&mut self, var: &str, kind: Bin, bound: TermContent) {
-        let var = self.var(var);
-        self.expression([var, value(bound), binary(kind)]);
+    pub(super) fn compare(&mut self, var: &str, kind: Bin, bound: Bound) {
+        self.expression(|ops| {
+            ops.value(|t| t.var(var));
+            ops.value(|t| match bound {
+                Bound::Date(secs) => t.date(secs),
+                Bound::Integer(n) => t.int(n),
+            });
+            ops.binary(kind);
+        });
     }
 
     pub(super) fn contains<'a>(&mut self, texts: impl Iterator<Item = &'a str>, var: &str) {
-        let list = array(self.symbols, texts);
-        let var = self.var(var);
-        self.expression([value(list), var, binary(Bin::Contains)]);
+        self.expression(|ops| {
+            ops.value(|t| t.strs(texts));
+            ops.value(|t| t.var(var));
+            ops.binary(Bin::Contains);
+        });
     }
 }
 
+/// What a variable is compared with.
+#[derive(Clone, Copy)]
+pub(super) enum Bound {
+    Date(u64),
+    Integer(i64),
+}
+
+/// The operations of an expression, in reverse Polish order.
+pub(super) struct Ops<'s> {
+    symbols: &'s mut Symbols,
+    out: &'s mut Vec<u8>,
+}
+
+impl Ops<'_> {
+    pub(super) fn value(&mut self, term: impl FnOnce(&mut TermWriter<'_>)) {
+        let symbols = &mut *self.symbols;
+        message(self.out, OPS, |out| term(&mut TermWriter { symbols, out, field: OP_VALUE }));
+    }
+
+    pub(super) fn length(&mut self) {
+        message(self.out, OPS, |out| message(out, OP_UNARY, |out| varint(out, OP_KIND, schema::op_unary::Kind::Length as u64)));
+    }
+
+    pub(super) fn binary(&mut self, kind: Bin) {
+        message(self.out, OPS, |out| message(out, OP_BINARY, |out| varint(out, OP_KIND, kind as u64)));
+    }
+}
+
+/// Terms of a predicate, or the one of an operation.
 pub(super) struct TermWriter<'s> {
     symbols: &'s mut Symbols,
-    terms: Vec<schema::Term>,
+    out: &'s mut Vec<u8>,
+    field: u8,
 }
 
 impl TermWriter<'_> {
-    pub(super) fn push(&mut self, content: TermContent) {
-        self.terms.push(schema::Term { content: Some(content) });
-    }
     pub(super) fn int(&mut self, n: i64) {
-        self.push(TermContent::Integer(n));
+        // Protobuf's int64: negative numbers as their two's complement.
+        message(self.out, self.field, |out| varint(out, TERM_INTEGER, n.cast_unsigned()));
     }
     pub(super) fn bool(&mut self, b: bool) {
-        self.push(TermContent::Bool(b));
+        message(self.out, self.field, |out| varint(out, TERM_BOOL, b.into()));
     }
     pub(super) fn date(&mut self, secs: u64) {
-        self.push(TermContent::Date(secs));
+        message(self.out, self.field, |out| varint(out, TERM_DATE, secs));
     }
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.push(TermContent::Bytes(bytes.to_vec()));
+    pub(super) fn bytes(&mut self, value: &[u8]) {
+        message(self.out, self.field, |out| bytes(out, TERM_BYTES, value));
     }
     pub(super) fn str(&mut self, text: &str) {
         let index = self.symbols.insert(text);
-        self.push(TermContent::String(index));
+        message(self.out, self.field, |out| varint(out, TERM_STRING, index));
     }
     pub(super) fn var(&mut self, name: &str) {
-        let content = variable(self.symbols, name);
-        self.push(content);
+        let index = self.symbols.insert(name);
+        message(self.out, self.field, |out| varint(out, TERM_VARIABLE, index));
     }
     pub(super) fn strs<'a>(&mut self, texts: impl Iterator<Item = &'a str>) {
-        let content = array(self.symbols, texts);
-        self.push(content);
+        let symbols = &mut *self.symbols;
+        message(self.out, self.field, |out| {
+            message(out, TERM_ARRAY, |out| {
+                for text in texts {
+                    let index = symbols.insert(text);
+                    message(out, ARRAY_TERMS, |out| varint(out, TERM_STRING, index));
+                }
+            });
+        });
     }
 }
 
-pub(super) fn predicate<R>(symbols: &mut Symbols, name: &str, fill: impl FnOnce(&mut TermWriter<'_>) -> R) -> schema::Predicate {
-    let name = symbols.insert(name);
-    let mut w = TermWriter { symbols, terms: Vec::new() };
-    fill(&mut w);
-    schema::Predicate { name, terms: w.terms }
+fn predicate<R>(symbols: &mut Symbols, out: &mut Vec<u8>, name: &str, terms: impl FnOnce(&mut TermWriter<'_>) -> R) {
+    varint(out, PREDICATE_NAME, symbols.insert(name));
+    terms(&mut TermWriter { symbols, out, field: PREDICATE_TERMS });
 }
 
-pub(super) fn variable(symbols: &mut Symbols, name: &str) -> TermContent {
-    // The table holds at most `MAX_SYMBOLS` above the offset: the index fits.
-    TermContent::Variable(u32::try_from(symbols.insert(name)).unwrap_or(u32::MAX))
+/// A nested message under a key, with its length in front: one byte where that is enough, as it mostly is.
+fn message<R>(out: &mut Vec<u8>, key: u8, fill: impl FnOnce(&mut Vec<u8>) -> R) {
+    out.extend_from_slice(&[key, 0]);
+    let start = out.len();
+    fill(out);
+    let length = out.len() - start;
+    match (u8::try_from(length), out.get_mut(start - 1)) {
+        (Ok(short @ 0..0x80), Some(place)) => *place = short,
+        _ => {
+            let mut head = Vec::with_capacity(4);
+            number(&mut head, length as u64);
+            out.splice(start - 1..start, head);
+        }
+    }
 }
 
-pub(super) fn array<'a>(symbols: &mut Symbols, texts: impl Iterator<Item = &'a str>) -> TermContent {
-    let array = texts.map(|s| schema::Term { content: Some(TermContent::String(symbols.insert(s))) }).collect();
-    TermContent::Array(schema::Array { array })
+fn bytes(out: &mut Vec<u8>, key: u8, value: &[u8]) {
+    out.push(key);
+    number(out, value.len() as u64);
+    out.extend_from_slice(value);
 }
 
-pub(super) const fn value(content: TermContent) -> OpContent {
-    OpContent::Value(schema::Term { content: Some(content) })
+fn varint(out: &mut Vec<u8>, key: u8, n: u64) {
+    out.push(key);
+    number(out, n);
 }
 
-pub(super) const fn binary(kind: Bin) -> OpContent {
-    OpContent::Binary(schema::OpBinary { kind: kind as i32, ffi_name: None })
+fn number(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n.to_le_bytes()[0] | 0x80);
+        n >>= 7;
+    }
+    out.push(n.to_le_bytes()[0]);
 }
+
+// Keys of Biscuit's schema: field number and wire type (0 a number, 2 bytes or a message).
+const BLOCK_SYMBOLS: u8 = 1 << 3 | 2;
+const BLOCK_VERSION: u8 = 3 << 3;
+const BLOCK_FACTS: u8 = 4 << 3 | 2;
+const BLOCK_CHECKS: u8 = 6 << 3 | 2;
+const FACT_PREDICATE: u8 = 1 << 3 | 2;
+const PREDICATE_NAME: u8 = 1 << 3;
+const PREDICATE_TERMS: u8 = 2 << 3 | 2;
+const CHECK_QUERIES: u8 = 1 << 3 | 2;
+const RULE_HEAD: u8 = 1 << 3 | 2;
+const RULE_BODY: u8 = 2 << 3 | 2;
+const RULE_EXPRESSIONS: u8 = 3 << 3 | 2;
+const OPS: u8 = 1 << 3 | 2;
+const OP_VALUE: u8 = 1 << 3 | 2;
+const OP_UNARY: u8 = 2 << 3 | 2;
+const OP_BINARY: u8 = 3 << 3 | 2;
+const OP_KIND: u8 = 1 << 3;
+const TERM_VARIABLE: u8 = 1 << 3;
+const TERM_INTEGER: u8 = 2 << 3;
+const TERM_STRING: u8 = 3 << 3;
+const TERM_DATE: u8 = 4 << 3;
+const TERM_BYTES: u8 = 5 << 3 | 2;
+const TERM_BOOL: u8 = 6 << 3;
+const TERM_ARRAY: u8 = 9 << 3 | 2;
+const ARRAY_TERMS: u8 = 1 << 3 | 2;
 
 /// Facts in the order in which they are written.
 pub(super) struct Reader<'a> {
