@@ -79,21 +79,25 @@ impl Postgres {
             return Err(OpenError::Unfit { version, encoding });
         }
         sqlx::migrate!("../migrations/postgres").run(&mut connection).await.map_err(|e| failed(&e))?;
-        let head = sqlx::query(
-            "INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES ($1, 0, $2, 1, 0, $3) ON CONFLICT DO NOTHING",
-        )
-        .bind(tenant.as_str())
-        .bind(empty_root().to_vec())
-        .bind(genesis_hash(&tenant, 1).to_vec());
+        let head =
+            sqlx::query("INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES ($1, 0, $2, 1, 0, $3) ON CONFLICT DO NOTHING")
+                .bind(tenant.as_str())
+                .bind(empty_root().to_vec())
+                .bind(genesis_hash(&tenant, 1).to_vec());
         within(head.execute(&mut connection)).await.map_err(|e| failed(&e))?;
-        let readers = PgPoolOptions::new().max_connections(READERS).acquire_timeout(Duration::from_secs(2)).connect_lazy_with(options.clone());
+        let readers = PgPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(2))
+            .after_connect(|connection, _| async move { sqlx::raw_sql(READING).execute(connection).await.map(drop) }.boxed())
+            .connect_lazy_with(options.clone());
         Ok(Self { tenant, options, readers, writer: Mutex::new(Writer::new(connection)) })
     }
 }
 
 /// `prefer`, the default, would go on in the clear with whoever answers.
 fn encrypted(options: PgConnectOptions) -> PgConnectOptions {
-    let here = options.get_socket().is_some() || options.get_host().starts_with('/') || ["localhost", "127.0.0.1", "::1", "[::1]"].contains(&options.get_host());
+    let here =
+        options.get_socket().is_some() || options.get_host().starts_with('/') || ["localhost", "127.0.0.1", "::1", "[::1]"].contains(&options.get_host());
     if !here && matches!(options.get_ssl_mode(), PgSslMode::Prefer) { options.ssl_mode(PgSslMode::VerifyFull) } else { options }
 }
 
@@ -104,38 +108,50 @@ impl Store for Postgres {
 
     fn head(&self) -> Answering<'_, Head> {
         async {
-            let row: HeadRow = within(sqlx::query_as("SELECT tree_size, tree_root, feed_epoch, feed_seq, feed_hash FROM head WHERE tenant = $1")
-                .bind(self.tenant.as_str())
-                .fetch_one(&self.readers)).await?;
+            let row: HeadRow = within(
+                sqlx::query_as("SELECT tree_size, tree_root, feed_epoch, feed_seq, feed_hash FROM head WHERE tenant = $1")
+                    .bind(self.tenant.as_str())
+                    .fetch_one(&self.readers),
+            )
+            .await?;
             row.try_into()
         }
         .boxed()
     }
 
     fn leaves(&self, from: u64, limit: u32) -> Answering<'_, Vec<Vec<u8>>> {
-        within(sqlx::query_scalar("SELECT bytes FROM leaf WHERE tenant = $1 AND place >= $2 AND place < $3 ORDER BY place")
-            .bind(self.tenant.as_str())
-            .bind(int(from))
-            .bind(int(from.saturating_add(u64::from(limit))))
-            .fetch_all(&self.readers)).boxed()
+        within(
+            sqlx::query_scalar("SELECT bytes FROM leaf WHERE tenant = $1 AND place >= $2 AND place < $3 ORDER BY place")
+                .bind(self.tenant.as_str())
+                .bind(int(from))
+                .bind(int(from.saturating_add(u64::from(limit))))
+                .fetch_all(&self.readers),
+        )
+        .boxed()
     }
 
     fn tile(&self, level: u8, index: u64) -> Answering<'_, Option<Vec<u8>>> {
-        within(sqlx::query_scalar("SELECT hashes FROM tile WHERE tenant = $1 AND level = $2 AND place = $3")
-            .bind(self.tenant.as_str())
-            .bind(i64::from(level))
-            .bind(int(index))
-            .fetch_optional(&self.readers)).boxed()
+        within(
+            sqlx::query_scalar("SELECT hashes FROM tile WHERE tenant = $1 AND level = $2 AND place = $3")
+                .bind(self.tenant.as_str())
+                .bind(i64::from(level))
+                .bind(int(index))
+                .fetch_optional(&self.readers),
+        )
+        .boxed()
     }
 
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
         async move {
-            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = within(sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = $1 AND epoch = $2 AND seq > $3 ORDER BY seq LIMIT $4")
+            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = within(
+                sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = $1 AND epoch = $2 AND seq > $3 ORDER BY seq LIMIT $4")
                     .bind(self.tenant.as_str())
                     .bind(int(epoch))
                     .bind(int(seq))
                     .bind(i64::from(limit))
-                    .fetch_all(&self.readers)).await?;
+                    .fetch_all(&self.readers),
+            )
+            .await?;
             rows.into_iter()
                 .map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) }))
                 .collect()
@@ -145,9 +161,12 @@ impl Store for Postgres {
 
     fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>> {
         async {
-            let row: Option<(i64, Vec<u8>)> = within(sqlx::query_as("SELECT version, signed FROM key_list WHERE tenant = $1 ORDER BY version DESC LIMIT 1")
-                .bind(self.tenant.as_str())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<(i64, Vec<u8>)> = within(
+                sqlx::query_as("SELECT version, signed FROM key_list WHERE tenant = $1 ORDER BY version DESC LIMIT 1")
+                    .bind(self.tenant.as_str())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|(version, signed)| Ok((number(version, "key_list", "version")?, signed))).transpose()
         }
         .boxed()
@@ -158,7 +177,7 @@ impl Store for Postgres {
             // One statement, hence one moment.
             let rows: Vec<(i64,)> = within(
                 sqlx::query_as(
-                    "SELECT coalesce(g.generation, 0) FROM unnest($2::bytea[]) WITH ORDINALITY w(scope, nth) LEFT JOIN generation g ON g.tenant = $1 AND g.scope = w.scope ORDER BY w.nth",
+                    "SELECT coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = w.scope), 0) FROM unnest($2::bytea[]) WITH ORDINALITY w(scope, nth) ORDER BY w.nth",
                 )
                 .bind(self.tenant.as_str())
                 .bind(of.iter().map(scope_bytes).collect::<Vec<_>>())
@@ -172,22 +191,31 @@ impl Store for Postgres {
 
     fn find_human(&self, id: HumanId) -> Answering<'_, Option<Human>> {
         async move {
-            let row: Option<(Vec<u8>, Vec<u8>)> = within(sqlx::query_as("SELECT issuer, subject FROM human WHERE tenant = $1 AND id = $2")
-                .bind(self.tenant.as_str())
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&self.readers)).await?;
-            row.map(|(issuer, subject)| Ok(Human { id, subject: Subject { issuer: text(issuer, "human", "issuer")?, subject: text(subject, "human", "subject")? } })).transpose()
+            let row: Option<(Vec<u8>, Vec<u8>)> = within(
+                sqlx::query_as("SELECT issuer, subject FROM human WHERE tenant = $1 AND id = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
+            row.map(|(issuer, subject)| {
+                Ok(Human { id, subject: Subject { issuer: text(issuer, "human", "issuer")?, subject: text(subject, "human", "subject")? } })
+            })
+            .transpose()
         }
         .boxed()
     }
 
     fn find_human_by_subject<'a>(&'a self, subject: &'a Subject) -> Answering<'a, Option<Human>> {
         async move {
-            let id: Option<Vec<u8>> = within(sqlx::query_scalar("SELECT id FROM human WHERE tenant = $1 AND issuer = $2 AND subject = $3")
-                .bind(self.tenant.as_str())
-                .bind(subject.issuer.as_bytes())
-                .bind(subject.subject.as_bytes())
-                .fetch_optional(&self.readers)).await?;
+            let id: Option<Vec<u8>> = within(
+                sqlx::query_scalar("SELECT id FROM human WHERE tenant = $1 AND issuer = $2 AND subject = $3")
+                    .bind(self.tenant.as_str())
+                    .bind(subject.issuer.as_bytes())
+                    .bind(subject.subject.as_bytes())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             id.map(|id| Ok(Human { id: HumanId::from_bytes(fixed(&id, "human", "id")?), subject: subject.clone() })).transpose()
         }
         .boxed()
@@ -195,10 +223,13 @@ impl Store for Postgres {
 
     fn find_agent(&self, id: AgentId) -> Answering<'_, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = within(sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND id = $2")
-                .bind(self.tenant.as_str())
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<AgentRow> = within(
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND id = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -206,10 +237,13 @@ impl Store for Postgres {
 
     fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = within(sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND name = $2")
-                .bind(self.tenant.as_str())
-                .bind(name.as_str())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<AgentRow> = within(
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND name = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(name.as_str())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -217,10 +251,13 @@ impl Store for Postgres {
 
     fn find_agent_key(&self, key: Key) -> Answering<'_, Option<AgentKey>> {
         async move {
-            let row: Option<AgentKeyRow> = within(sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = $1 AND key = $2")
-                .bind(self.tenant.as_str())
-                .bind(key.as_bytes().as_slice())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<AgentKeyRow> = within(
+                sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = $1 AND key = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(key.as_bytes().as_slice())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -228,10 +265,13 @@ impl Store for Postgres {
 
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
-            let rows: Vec<AgentKeyRow> = within(sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = $1 AND agent = $2 ORDER BY added_ms, key LIMIT 64")
+            let rows: Vec<AgentKeyRow> = within(
+                sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = $1 AND agent = $2 ORDER BY added_ms, key LIMIT 64")
                     .bind(self.tenant.as_str())
                     .bind(agent.as_bytes().as_slice())
-                    .fetch_all(&self.readers)).await?;
+                    .fetch_all(&self.readers),
+            )
+            .await?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -239,10 +279,13 @@ impl Store for Postgres {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> = within(sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND owner = $2 ORDER BY name LIMIT 1000")
+            let rows: Vec<AgentRow> = within(
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = $1 AND owner = $2 ORDER BY name LIMIT 1000")
                     .bind(self.tenant.as_str())
                     .bind(owner.as_bytes().as_slice())
-                    .fetch_all(&self.readers)).await?;
+                    .fetch_all(&self.readers),
+            )
+            .await?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -250,10 +293,13 @@ impl Store for Postgres {
 
     fn find_delegation(&self, id: DelegationId) -> Answering<'_, Option<Delegation>> {
         async move {
-            let row: Option<DelegationRow> = within(sqlx::query_as("SELECT id, human, agent, terms, generations, version, revoked_ms, created_ms FROM delegation WHERE tenant = $1 AND id = $2")
+            let row: Option<DelegationRow> = within(
+                sqlx::query_as("SELECT id, human, agent, terms, generations, version, revoked_ms, created_ms FROM delegation WHERE tenant = $1 AND id = $2")
                     .bind(self.tenant.as_str())
                     .bind(id.as_bytes().as_slice())
-                    .fetch_optional(&self.readers)).await?;
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|r| r.into_domain(&self.tenant)).transpose()
         }
         .boxed()
@@ -287,10 +333,13 @@ impl Store for Postgres {
 
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         async move {
-            let row: Option<TokenRow> = within(sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = $1 AND id = $2")
-                .bind(self.tenant.as_str())
-                .bind(tid.as_bytes().as_slice())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<TokenRow> = within(
+                sqlx::query_as("SELECT delegation, expires_secs, ancestors, revoked_ms FROM token WHERE tenant = $1 AND id = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(tid.as_bytes().as_slice())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|r| r.into_domain(tid)).transpose()
         }
         .boxed()
@@ -298,10 +347,13 @@ impl Store for Postgres {
 
     fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>> {
         async move {
-            let row: Option<VerifierRow> = within(sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND id = $2")
-                .bind(self.tenant.as_str())
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<VerifierRow> = within(
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND id = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -309,10 +361,13 @@ impl Store for Postgres {
 
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>> {
         async move {
-            let row: Option<VerifierRow> = within(sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND audience = $2")
-                .bind(self.tenant.as_str())
-                .bind(audience.as_str())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<VerifierRow> = within(
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND audience = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(audience.as_str())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -320,9 +375,12 @@ impl Store for Postgres {
 
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
         async move {
-            let rows: Vec<VerifierRow> = within(sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 ORDER BY audience LIMIT 20000")
-                .bind(self.tenant.as_str())
-                .fetch_all(&self.readers)).await?;
+            let rows: Vec<VerifierRow> = within(
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 ORDER BY audience LIMIT 20000")
+                    .bind(self.tenant.as_str())
+                    .fetch_all(&self.readers),
+            )
+            .await?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -330,10 +388,13 @@ impl Store for Postgres {
 
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>> {
         async move {
-            let row: Option<(Vec<u8>, i64)> = within(sqlx::query_as("SELECT hash, leaf FROM receipt WHERE tenant = $1 AND slot = $2")
-                .bind(self.tenant.as_str())
-                .bind(slot.0.to_vec())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<(Vec<u8>, i64)> = within(
+                sqlx::query_as("SELECT hash, leaf FROM receipt WHERE tenant = $1 AND slot = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(slot.0.to_vec())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
@@ -341,10 +402,13 @@ impl Store for Postgres {
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {
         async move {
-            let row: Option<(Vec<u8>, Vec<u8>)> = within(sqlx::query_as("SELECT salt, text FROM opening WHERE tenant = $1 AND hash = $2")
-                .bind(self.tenant.as_str())
-                .bind(hash.to_vec())
-                .fetch_optional(&self.readers)).await?;
+            let row: Option<(Vec<u8>, Vec<u8>)> = within(
+                sqlx::query_as("SELECT salt, text FROM opening WHERE tenant = $1 AND hash = $2")
+                    .bind(self.tenant.as_str())
+                    .bind(hash.to_vec())
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|(salt, opened)| Ok(Opening { salt: fixed(&salt, "opening", "salt")?, text: text(opened, "opening", "text")? })).transpose()
         }
         .boxed()
@@ -352,10 +416,13 @@ impl Store for Postgres {
 
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>> {
         async move {
-            let row: Option<AnswerRow> = within(sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = $1 AND key = $2")
+            let row: Option<AnswerRow> = within(
+                sqlx::query_as("SELECT request, body, expires_ms, leaf_from, leaf_until, feed_seq FROM answer WHERE tenant = $1 AND key = $2")
                     .bind(self.tenant.as_str())
                     .bind(key.to_vec())
-                    .fetch_optional(&self.readers)).await?;
+                    .fetch_optional(&self.readers),
+            )
+            .await?;
             row.map(|r| r.into_domain(key)).transpose()
         }
         .boxed()
@@ -401,6 +468,10 @@ fn text(bytes: Vec<u8>, table: &'static str, column: &'static str) -> Result<Str
 
 /// Longest wait for a read, for a connection, for everything before COMMIT, and for COMMIT.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// What a reading connection is told first: it writes nothing, the server gives up when we have, and a plan made while a
+/// table was small does not walk it once it is big.
+const READING: &str = "SET default_transaction_read_only = on; SET statement_timeout = '5s'; \
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
 /// Most connections that read.
 const READERS: u32 = 8;
 /// The oldest PostgreSQL that is tested, as its `server_version_num`.

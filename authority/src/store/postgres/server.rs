@@ -28,7 +28,11 @@ impl Server {
     pub(crate) fn start() -> Self {
         let bin = binaries().unwrap_or_else(|| panic!("no PostgreSQL 15 or later under /usr/lib/postgresql: `scripts/test` installs Debian's `postgresql`"));
         // It refuses to run as root.
-        let user = if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0 { "setpriv --reuid postgres --regid postgres --init-groups" } else { "" };
+        let user = if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0 {
+            "setpriv --reuid postgres --regid postgres --init-groups"
+        } else {
+            ""
+        };
         let script = format!(
             r#"set -eu
             dir=$({user} mktemp -d /tmp/procura-pg-XXXXXX)
@@ -57,7 +61,7 @@ impl Server {
         Self { folder: folder.trim_end().into(), _shell: shell, databases: AtomicU32::new(0) }
     }
 
-    fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
     }
 

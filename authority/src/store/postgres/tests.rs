@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use procura_verifier::feed::message::Message;
+use procura_verifier::feed::message::{Item, Message};
+use procura_verifier::ids::UtcMillis;
 use procura_verifier::wire::Canonical as _;
 use sha2::{Digest as _, Sha256};
 
@@ -8,8 +9,8 @@ use super::server::Server;
 use super::*;
 use crate::log::tree::{Tree, leaf_hash};
 use crate::signer::released::TreeHead;
-use crate::store::contract::{batch, floor, leaf, one, tenant};
-use crate::store::{Change, Placed};
+use crate::store::contract::{batch, floor, leaf, one, rows, tenant};
+use crate::store::{Change, JtiHash, Placed, Row};
 
 async fn open(url: &SecretString) -> Arc<Postgres> {
     Arc::new(Postgres::open(url, tenant()).await.unwrap())
@@ -19,16 +20,21 @@ async fn run(c: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(c).await.unwrap();
 }
 
-/// Waits until the writing connection of a store stands there, and says which server process it is.
+/// The server process of our connection that waits for this, once one does.
 async fn waiting(c: &mut PgConnection, event: &str) -> i32 {
-    for _ in 0..1000 {
-        let sql = "SELECT pid FROM pg_stat_activity WHERE datname IS NOT NULL AND application_name = 'procura' AND wait_event = $1";
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'procura' AND $1 IN (wait_event, wait_event_type)";
+    for _ in 0..2000 {
         if let Some(pid) = sqlx::query_scalar(sql).bind(event).fetch_optional(&mut *c).await.unwrap() {
             return pid;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     panic!("nothing waits for {event}");
+}
+
+fn commit(store: &Arc<Postgres>, batch: Batch) -> tokio::task::JoinHandle<Result<Committed, CommitError>> {
+    let store = store.clone();
+    tokio::spawn(async move { store.commit(&batch).await })
 }
 
 async fn kill(c: &mut PgConnection, pid: i32) {
@@ -64,8 +70,7 @@ async fn three_processes_at_once_give_numbers_without_holes_and_one_tree() {
         writers.push(tokio::spawn(async move {
             let mut placed: Vec<Placed> = Vec::new();
             for n in 0..40_u8 {
-                let key = procura_verifier::ids::Key::from_bytes([n; 32]);
-                let kill = Change { items: vec![procura_verifier::feed::message::Item::HolderKey { key }], leaves: vec![vec![process, n]], ..Change::default() };
+                let kill = Change { items: vec![Item::HolderKey { key: Key::from_bytes([n; 32]) }], leaves: vec![vec![process, n]], ..Change::default() };
                 let changes = std::iter::repeat_n(leaf(n), usize::from(n % 7)).chain([kill]).collect();
                 let mut batch = batch(n, changes);
                 batch.id[0] = 100 + process;
@@ -136,21 +141,12 @@ async fn a_connection_killed_while_it_waits_for_the_lock_is_made_anew() {
     let store = open(&url).await;
     let mut other = Server::shared().connect(&name).await;
     run(&mut other, "BEGIN; SELECT FROM head FOR UPDATE").await;
-    let commit = tokio::spawn({
-        let store = store.clone();
-        async move { one(&*store, 1, leaf(1)).await }
-    });
+    let committing = commit(&store, batch(1, vec![leaf(1)]));
     let mut c = Server::shared().connect(&name).await;
-    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'procura' AND wait_event_type = 'Lock'";
-    let pid = loop {
-        if let Some(pid) = sqlx::query_scalar(sql).fetch_optional(&mut c).await.unwrap() {
-            break pid;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    };
+    let pid = waiting(&mut c, "Lock").await;
     kill(&mut c, pid).await;
     run(&mut other, "ROLLBACK").await;
-    assert_eq!(commit.await.unwrap().unwrap().leaves, 0..1);
+    assert_eq!(committing.await.unwrap().unwrap().head.tree.size, 1);
     assert_whole(&store).await;
 }
 
@@ -183,8 +179,12 @@ async fn a_process_stopped_while_it_holds_the_lock_loses_it() {
     assert_whole(&store).await;
 }
 
-const SLOW_COMMIT: &str = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(SECONDS); RETURN NULL; END $$;
+/// Makes COMMIT take this long: deferred triggers run in it.
+async fn slow_down(c: &mut PgConnection, seconds: &str) {
+    let sql = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(SECONDS); RETURN NULL; END $$;
     CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON batch DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.replace("SECONDS", seconds))).execute(c).await.unwrap();
+}
 
 #[tokio::test]
 async fn a_connection_killed_in_its_commit_is_read_as_not_written() {
@@ -192,20 +192,11 @@ async fn a_connection_killed_in_its_commit_is_read_as_not_written() {
     let store = open(&url).await;
     one(&*store, 1, leaf(1)).await.unwrap();
     let mut c = Server::shared().connect(&name).await;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(SLOW_COMMIT.replace("SECONDS", "60"))).execute(&mut c).await.unwrap();
-    let commit = tokio::spawn({
-        let store = store.clone();
-        async move { store.commit(&batch(2, vec![floor(1)])).await }
-    });
-    let pid = loop {
-        let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        match sqlx::query_scalar(sql).fetch_optional(&mut c).await.unwrap() {
-            Some(pid) => break pid,
-            None => tokio::time::sleep(Duration::from_millis(2)).await,
-        }
-    };
+    slow_down(&mut c, "60").await;
+    let committing = commit(&store, batch(2, vec![floor(1)]));
+    let pid = waiting(&mut c, "PgSleep").await;
     kill(&mut c, pid).await;
-    assert!(matches!(commit.await.unwrap(), Err(CommitError::Unknown(..))));
+    assert!(matches!(committing.await.unwrap(), Err(CommitError::Unknown(..))));
     run(&mut c, "DROP TRIGGER slow ON batch").await;
     assert!(!store.has_batch([2; 16]).await.unwrap());
     // What the lost attempt took, nobody misses.
@@ -223,28 +214,28 @@ async fn a_connection_killed_after_its_commit_is_read_as_written() {
     let mut c = server.connect(&name).await;
     run(&mut c, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
     run(&mut c, "SELECT pg_reload_conf()").await;
-    // A later reading of it may come before the reload reached the writing connection; the next commit then waits.
-    let mut n = 2;
-    let would_be = loop {
-        let commit = tokio::spawn({
-            let store = store.clone();
-            async move { store.commit(&batch(n, vec![leaf(n)])).await }
-        });
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if !commit.is_finished() {
-            let pid = waiting(&mut c, "SyncRep").await;
-            // Nobody sees what the standby has not confirmed, and nobody is told that it was not written.
-            assert_eq!(store.head().await.unwrap().tree.size, u64::from(n) - 1);
-            assert!(store.has_batch([n; 16]).await.is_err());
-            kill(&mut c, pid).await;
-            break match commit.await.unwrap() {
-                Err(CommitError::Unknown(would_be, _)) => would_be,
-                other => panic!("{other:?}"),
-            };
-        }
-        commit.await.unwrap().unwrap();
+    // The writing connection hears of it some time later: its first commit after that waits.
+    let mut n = 1;
+    let (pid, committing) = loop {
         n += 1;
+        let committing = commit(&store, batch(n, vec![leaf(n)]));
+        let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let pid = loop {
+            match sqlx::query_scalar::<_, i32>(sql).fetch_optional(&mut c).await.unwrap() {
+                None if !committing.is_finished() => tokio::task::yield_now().await,
+                found => break found,
+            }
+        };
+        match pid {
+            Some(pid) => break (pid, committing),
+            None => _ = committing.await.unwrap().unwrap(),
+        }
     };
+    // Nobody sees what the standby has not confirmed, and nobody is told that it was not written.
+    assert_eq!(store.head().await.unwrap().tree.size, u64::from(n) - 1);
+    assert!(store.has_batch([n; 16]).await.is_err());
+    kill(&mut c, pid).await;
+    let Err(CommitError::Unknown(would_be, _)) = committing.await.unwrap() else { panic!("expected an unknown outcome") };
     assert!(store.has_batch([n; 16]).await.unwrap());
     assert_eq!(store.head().await.unwrap(), would_be.head);
     run(&mut c, "ALTER SYSTEM RESET synchronous_standby_names").await;
@@ -259,19 +250,10 @@ async fn whether_a_batch_was_written_is_said_only_once_it_is_decided() {
     let (name, url) = Server::shared().database().await;
     let store = open(&url).await;
     let mut c = Server::shared().connect(&name).await;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(SLOW_COMMIT.replace("SECONDS", "0.3"))).execute(&mut c).await.unwrap();
-    let commit = tokio::spawn({
-        let store = store.clone();
-        async move { store.commit(&batch(1, vec![floor(1)])).await }
-    });
-    loop {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        if sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut c).await.unwrap() == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    commit.abort();
+    slow_down(&mut c, "0.3").await;
+    let committing = commit(&store, batch(1, vec![floor(1)]));
+    waiting(&mut c, "PgSleep").await;
+    committing.abort();
     assert_eq!(store.head().await.unwrap().tree.size, 0, "not decided yet");
     assert!(store.has_batch([1; 16]).await.unwrap());
     assert_whole(&store).await;
@@ -301,6 +283,29 @@ async fn the_log_cannot_be_rewritten_by_plain_sql_not_even_by_a_superuser() {
     }
     assert_whole(&store).await;
     assert_eq!(one(&*store, 2, floor(2)).await.unwrap().feed_seq, Some(2));
+}
+
+#[tokio::test]
+async fn what_has_been_over_for_an_hour_is_forgotten_and_nothing_else() {
+    let (name, url) = Server::shared().database().await;
+    let store = open(&url).await;
+    let now = batch(0, Vec::new()).at.0;
+    let agent = AgentId::from_bytes([9; 16]);
+    let spent = |n, at| Row::Jti(agent, JtiHash([n; 32]), UtcMillis(at));
+    one(&*store, 1, rows(vec![spent(1, now - 3_600_001), spent(2, now - 3_599_000), spent(3, now + 1)])).await.unwrap();
+    for n in 2..=17 {
+        one(&*store, n, leaf(n)).await.unwrap();
+    }
+    let mut c = Server::shared().connect(&name).await;
+    let left: Vec<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM jti ORDER BY hash").fetch_all(&mut c).await.unwrap();
+    assert_eq!(left, [vec![2; 32], vec![3; 32]]);
+    assert!(store.has_batch([1; 16]).await.unwrap());
+    run(&mut c, "UPDATE batch SET begun = begun - interval '61 minutes' WHERE id = decode(repeat('01', 16), 'hex')").await;
+    for n in 18..=33 {
+        one(&*store, n, leaf(n)).await.unwrap();
+    }
+    assert!(!store.has_batch([1; 16]).await.unwrap());
+    assert!(store.has_batch([2; 16]).await.unwrap());
 }
 
 #[tokio::test]
