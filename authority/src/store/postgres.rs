@@ -453,13 +453,15 @@ impl Store for Postgres {
 /// A read, or that there is no answer: a database that is cut off says nothing at all.
 async fn within<T>(read: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(ANSWER_WAIT, read).await {
-        Ok(read) => read.map_err(unavailable),
+        Ok(read) => Ok(read?),
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER_WAIT.as_secs()))),
     }
 }
 
-fn unavailable(e: sqlx::Error) -> StoreError {
-    StoreError::Unavailable(e.to_string())
+impl From<sqlx::Error> for StoreError {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Unavailable(e.to_string())
+    }
 }
 
 fn text(bytes: Vec<u8>, table: &'static str, column: &'static str) -> Result<String, StoreError> {

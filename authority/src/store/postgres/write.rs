@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{ANSWER_WAIT, text, unavailable, within};
+use super::{ANSWER_WAIT, text, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
@@ -59,7 +59,7 @@ async fn prepare(tenant: &Tenant, options: &PgConnectOptions, writer: &mut Write
     let plan = Plan::make(tenant, head, tree, facts, batch);
     write(c, tenant, batch, &plan, head).await?;
     if writer.commits.is_multiple_of(COLLECT_EVERY) {
-        collect(c, tenant, batch).await.map_err(unavailable)?;
+        collect(c, tenant, batch).await?;
     }
     writer.commits += 1;
     Ok((connection, plan))
@@ -88,7 +88,7 @@ async fn lock(tenant: &Tenant, options: &PgConnectOptions, mut kept: Option<PgCo
         match locked {
             Ok((connection, row)) => return Ok((connection, row.try_into()?)),
             Err(e) if attempt < LOCK_ATTEMPTS => tracing::warn!(error = %e, attempt, "head row not locked"),
-            Err(e) => return Err(unavailable(e)),
+            Err(e) => return Err(e.into()),
         }
         attempt += 1;
     }
@@ -105,8 +105,7 @@ async fn restore(c: &mut PgConnection, tenant: &Tenant, head: Head) -> Result<Tr
     .bind(levels)
     .bind(places)
     .fetch_all(c)
-    .await
-    .map_err(unavailable)?;
+    .await?;
     let mut tiles: HashMap<_, _> = rows.into_iter().map(|(level, place, hashes)| ((level, place), hashes)).collect();
     restored(head, |level, place| tiles.remove(&(i64::from(level), int(place))))
 }
@@ -114,8 +113,7 @@ async fn restore(c: &mut PgConnection, tenant: &Tenant, head: Head) -> Result<Tr
 async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result<Facts, StoreError> {
     let t = tenant.as_str();
     let mut f = Facts::default();
-    let version: Option<i64> =
-        sqlx::query_scalar("SELECT max(version) FROM key_list WHERE tenant = $1").bind(t).fetch_one(&mut *c).await.map_err(unavailable)?;
+    let version: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM key_list WHERE tenant = $1").bind(t).fetch_one(&mut *c).await?;
     f.key_list = number(version.unwrap_or(0), "key_list", "version")?;
     if !needs.scopes.is_empty() {
         let by_bytes: HashMap<_, _> = needs.scopes.iter().map(|s| (scope_bytes(s), s)).collect();
@@ -123,8 +121,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             .bind(t)
             .bind(all(by_bytes.keys()))
             .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
         for (scope, generation) in rows {
             if let Some(scope) = by_bytes.get(&scope) {
                 f.generations.insert(**scope, number(generation, "generation", "generation")?);
@@ -136,8 +133,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             .bind(t)
             .bind(all(needs.agents.iter().map(AgentId::as_bytes)))
             .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
         for (id, state) in rows {
             let state = agent_state(&state).ok_or_else(|| StoreError::Inconsistent { table: "agent", column: "state", id: hex::encode(&id) })?;
             f.agents.insert(AgentId::from_bytes(fixed(&id, "agent", "id")?), state);
@@ -148,8 +144,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             .bind(t)
             .bind(needs.names.iter().map(Name::as_str).collect::<Vec<_>>())
             .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
         for (name, id) in rows {
             let name = name.parse().map_err(|_| StoreError::Inconsistent { table: "agent", column: "name", id: hex::encode(&id) })?;
             f.names.insert(name, AgentId::from_bytes(fixed(&id, "agent", "id")?));
@@ -157,12 +152,8 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
     }
     if !needs.keys.is_empty() {
         let wanted = all(needs.keys.iter().map(Key::as_bytes));
-        let rows: Vec<(Vec<u8>, Vec<u8>, String)> = sqlx::query_as("SELECT key, agent, state FROM agent_key WHERE tenant = $1 AND key = ANY($2)")
-            .bind(t)
-            .bind(&wanted)
-            .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(Vec<u8>, Vec<u8>, String)> =
+            sqlx::query_as("SELECT key, agent, state FROM agent_key WHERE tenant = $1 AND key = ANY($2)").bind(t).bind(&wanted).fetch_all(&mut *c).await?;
         for (key, agent, state) in rows {
             let state = key_state(&state).ok_or_else(|| StoreError::Inconsistent { table: "agent_key", column: "state", id: hex::encode(&key) })?;
             f.keys.insert(Key::from_bytes(fixed(&key, "agent_key", "key")?), (AgentId::from_bytes(fixed(&agent, "agent_key", "agent")?), state));
@@ -176,8 +167,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             .bind(t)
             .bind(all(needs.delegations.iter().map(DelegationId::as_bytes)))
             .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
         for (id, version, revoked) in rows {
             let version = u32::try_from(version).map_err(|_| StoreError::Inconsistent { table: "delegation", column: "version", id: hex::encode(&id) })?;
             f.delegations.insert(DelegationId::from_bytes(fixed(&id, "delegation", "id")?), (version, delegation_state(revoked)?));
@@ -191,8 +181,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
         .bind(all(needs.jtis.iter().map(|(agent, _)| agent.as_bytes())))
         .bind(all(needs.jtis.iter().map(|(_, jti)| jti.0)))
         .fetch_all(&mut *c)
-        .await
-        .map_err(unavailable)?;
+        .await?;
         for (agent, hash) in rows {
             f.jtis.insert((AgentId::from_bytes(fixed(&agent, "jti", "agent")?), JtiHash(fixed(&hash, "jti", "hash")?)));
         }
@@ -205,8 +194,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
         .bind(all(needs.subjects.iter().map(|s| &s.issuer)))
         .bind(all(needs.subjects.iter().map(|s| &s.subject)))
         .fetch_all(&mut *c)
-        .await
-        .map_err(unavailable)?;
+        .await?;
         for (issuer, subject, id) in rows {
             let subject = Subject { issuer: text(issuer, "human", "issuer")?, subject: text(subject, "human", "subject")? };
             f.subjects.insert(subject, HumanId::from_bytes(fixed(&id, "human", "id")?));
@@ -223,8 +211,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             .bind(t)
             .bind(needs.audiences.iter().map(Audience::as_str).collect::<Vec<_>>())
             .fetch_all(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
         f.audiences.extend(needs.audiences.iter().filter(|a| found.iter().any(|f| f == a.as_str())).cloned());
     }
     if !needs.receipts.is_empty() {
@@ -242,7 +229,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
 
 /// Which of these ids are there.
 async fn ids(c: &mut PgConnection, sql: &'static str, t: &str, wanted: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, StoreError> {
-    sqlx::query_scalar(sql).bind(t).bind(wanted).fetch_all(c).await.map_err(unavailable)
+    Ok(sqlx::query_scalar(sql).bind(t).bind(wanted).fetch_all(c).await?)
 }
 
 async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan, before: Head) -> Result<(), StoreError> {
@@ -266,8 +253,7 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
             .bind(messages.iter().map(|m| m.payload.as_slice()).collect::<Vec<_>>())
             .bind(all(messages.iter().map(|m| m.key.as_bytes())))
             .execute(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
     }
     if !plan.tiles.is_empty() {
         sqlx::query("INSERT INTO tile (tenant, level, place, hashes) SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bytea[]) ON CONFLICT (tenant, level, place) DO UPDATE SET hashes = excluded.hashes WHERE octet_length(excluded.hashes) > octet_length(tile.hashes)")
@@ -276,8 +262,7 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
             .bind(bigs(plan.tiles.iter().map(|tile| tile.index))?)
             .bind(plan.tiles.iter().map(|tile| tile.hashes.as_slice()).collect::<Vec<_>>())
             .execute(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
     }
     let moved =
         sqlx::query("UPDATE head SET tree_size = $2, tree_root = $3, feed_seq = $4, feed_hash = $5 WHERE tenant = $1 AND tree_size = $6 AND feed_seq = $7")
@@ -289,13 +274,12 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
             .bind(big(before.tree.size)?)
             .bind(big(before.feed.seq)?)
             .execute(&mut *c)
-            .await
-            .map_err(unavailable)?;
+            .await?;
     if moved.rows_affected() != 1 {
-        return Err(unavailable(sqlx::Error::RowNotFound));
+        return Err(StoreError::Unavailable("the head row moved under its lock".to_owned()));
     }
-    let sql = "INSERT INTO batch (tenant, id) VALUES ($1, $2)";
-    sqlx::query(sql).bind(t).bind(batch.id.to_vec()).execute(c).await.map(drop).map_err(unavailable)
+    sqlx::query("INSERT INTO batch (tenant, id) VALUES ($1, $2)").bind(t).bind(batch.id.as_slice()).execute(c).await?;
+    Ok(())
 }
 
 /// Rows of the tables that a busy authority writes to, each table written by one statement.
@@ -380,7 +364,8 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             .bind(o.salt.as_slice())
             .bind(o.text.as_bytes()),
     };
-    query.execute(c).await.map(drop).map_err(unavailable)
+    query.execute(c).await?;
+    Ok(())
 }
 
 impl Many<'_> {
@@ -391,8 +376,7 @@ impl Many<'_> {
                 .bind(bigs(self.leaves.iter().map(|l| l.0))?)
                 .bind(self.leaves.iter().map(|l| l.1).collect::<Vec<_>>())
                 .execute(&mut *c)
-                .await
-                .map_err(unavailable)?;
+                .await?;
         }
         if !self.tokens.is_empty() {
             let tokens: Vec<_> = self.tokens.into_values().collect();
@@ -404,8 +388,7 @@ impl Many<'_> {
                 .bind(tokens.iter().map(|r| r.ancestors.iter().flat_map(|a| *a.as_bytes()).collect()).collect::<Vec<Vec<u8>>>())
                 .bind(tokens.iter().map(|r| r.revoked.map(|at| big(at.0)).transpose()).collect::<Result<Vec<_>, _>>()?)
                 .execute(&mut *c)
-                .await
-                .map_err(unavailable)?;
+                .await?;
         }
         if !self.jtis.is_empty() {
             sqlx::query("INSERT INTO jti (tenant, agent, hash, expires_ms) SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[])")
@@ -414,8 +397,7 @@ impl Many<'_> {
                 .bind(all(self.jtis.iter().map(|j| j.1.0)))
                 .bind(bigs(self.jtis.iter().map(|j| j.2))?)
                 .execute(&mut *c)
-                .await
-                .map_err(unavailable)?;
+                .await?;
         }
         if !self.receipts.is_empty() {
             sqlx::query("INSERT INTO receipt (tenant, slot, hash, leaf) SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[])")
@@ -424,8 +406,7 @@ impl Many<'_> {
                 .bind(all(self.receipts.iter().map(|r| r.1)))
                 .bind(bigs(self.receipts.iter().map(|r| r.2))?)
                 .execute(&mut *c)
-                .await
-                .map_err(unavailable)?;
+                .await?;
         }
         if !self.answers.is_empty() {
             sqlx::query("INSERT INTO answer (tenant, key, request, body, expires_ms, leaf_from, leaf_until, feed_seq) SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])")
@@ -438,8 +419,7 @@ impl Many<'_> {
                 .bind(bigs(self.answers.iter().map(|(_, p)| p.leaves.end))?)
                 .bind(self.answers.iter().map(|(_, p)| p.feed_seq.map(big).transpose()).collect::<Result<Vec<_>, _>>()?)
                 .execute(&mut *c)
-                .await
-                .map_err(unavailable)?;
+                .await?;
         }
         Ok(())
     }
