@@ -32,6 +32,7 @@ use crate::oidc::{SignInSink, SignedIn, SinkError};
 use crate::secret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
+use crate::store::lock::FolderLock;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
@@ -89,6 +90,8 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
         bail!("procura dev asks for no password: expected a loopback address, got {listen}");
     }
     private_folder(folder)?;
+    // Before anything else in the folder: a second process hears that it is the second, not that some port is taken.
+    let lock = FolderLock::take(folder)?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let url = format!("http://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -117,7 +120,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
     };
     let relying_party = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?;
 
-    let opened = open(folder, &url, &provider).await?;
+    let opened = open(lock, folder, &url, &provider).await?;
     let ctx = opened.context;
     let sessions = Arc::new(Sessions::default());
     let sink = Arc::new(Sink(ctx.clone()));
@@ -156,14 +159,14 @@ async fn provider_listener(folder: &Path) -> anyhow::Result<TcpListener> {
             .with_context(|| format!("the provider for development served at {kept} before, and people are known by that; it is taken now"));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.context("no loopback port for the provider")?;
-    std::fs::write(&path, listener.local_addr()?.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(&path, &listener.local_addr()?.to_string())?;
     Ok(listener)
 }
 
 /// Opens the folder's keys and database, and writes the trust file.
-async fn open(folder: &Path, url: &str, provider: &str) -> anyhow::Result<Started> {
+async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> anyhow::Result<Started> {
     let tenant = config::dev_tenant()?;
-    let store = Sqlite::open(folder, tenant.clone()).await?;
+    let store = Sqlite::open_held(lock, folder, tenant.clone()).await?;
     let keys = folder.join("keys");
     let mut rng = StdRng::from_os_rng();
     let (signer, anchor) = (FileSigner::open(&keys, &mut rng)?, AnchorFile::open(&keys, &mut rng)?);
@@ -181,10 +184,7 @@ async fn open(folder: &Path, url: &str, provider: &str) -> anyhow::Result<Starte
     };
     let started = bootstrap(start, |now| anchor.first_list(&signer, &tenant, now, config::MAX_TTL_SECS)).await?;
     let trust = TrustFile { anchors, authority: url.to_owned(), tenant, key_list: started.key_list.clone() };
-    let path = folder.join("trust.json");
-    let aside = folder.join("trust.json.new");
-    std::fs::write(&aside, trust.to_json())?;
-    std::fs::rename(&aside, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(&folder.join("trust.json"), &trust.to_json())?;
     Ok(started)
 }
 
@@ -233,7 +233,7 @@ fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
     let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
     let url = TrustFile::from_json(&trust)?.authority;
-    let started = open(folder, &url, "").await?;
+    let started = open(FolderLock::take(folder)?, folder, &url, "").await?;
     export(&started.context, &started.key_list, &started.context.writer.checkpoint()).await
 }
 
@@ -263,6 +263,12 @@ fn origin(_url: &str) -> anyhow::Result<Origin> {
 fn private_folder(folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+/// Aside and renamed: a process that is killed leaves the whole file or none.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {

@@ -44,10 +44,33 @@ enum Command {
     ///
     /// Example: procura login --authority http://127.0.0.1:7300
     Login(cli::login::Args),
+    /// Say who is signed in
+    ///
+    /// Example: procura whoami
+    Whoami(cli::door::At),
+    /// Sign out, here and at the authority
+    ///
+    /// Example: procura logout
+    Logout(cli::door::At),
+    /// Register and list your agents
+    #[command(subcommand)]
+    Agent(cli::agent::Command),
+    /// Grant a bounded part of your own authority to an agent
+    ///
+    /// Example: procura delegate --agent agt_… --service payments --tool payments --action transfer --resource 'acct/eu/*' --at-most amount=500.00EUR --ttl 1h
+    Delegate(cli::delegate::Args),
+    /// List what you have granted
+    ///
+    /// Example: procura delegations
+    Delegations(cli::door::At),
+    /// Take something back; every tool hears of it within 200 ms, or denies
+    ///
+    /// Example: procura revoke delegation dlg_… --reason 'the month is over'
+    Revoke(cli::revoke::Args),
     /// Export and replay the log
     #[command(subcommand)]
     Log(cli::log::Command),
-    /// Look at tokens
+    /// Look at tokens, and mint them
     #[command(subcommand)]
     Token(cli::token::Command),
     /// One instance of the demo's sample tool
@@ -90,8 +113,14 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         }
         Command::Keygen(args) => cli::keygen::run(&args).map(|()| 0),
         Command::Login(args) => cli::login::run(args, http()?).await.map(|()| 0),
+        Command::Whoami(at) => cli::session::whoami(&at, &http()?).await.map(|()| 0),
+        Command::Logout(at) => cli::session::logout(&at, &http()?).await.map(|()| 0),
+        Command::Agent(command) => cli::agent::run(&command, &http()?).await.map(|()| 0),
+        Command::Delegate(args) => cli::delegate::run(&args, &http()?).await.map(|()| 0),
+        Command::Delegations(at) => cli::delegate::list(&at, &http()?).await.map(|()| 0),
+        Command::Revoke(args) => cli::revoke::run(&args, &http()?).await.map(|()| 0),
         Command::Log(command) => cli::log::run(command).await,
-        Command::Token(command) => cli::token::run(&command).map(held),
+        Command::Token(command) => cli::token::run(&command, http()?).await.map(held),
         // Streams of the feed have no end: no overall timeout.
         Command::SampleTool(args) => cli::sample_tool::run(args, reqwest::Client::builder().tcp_nodelay(true).build()?).await.map(|()| 0),
     }

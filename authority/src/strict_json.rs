@@ -30,11 +30,20 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Result
     if bytes.len() > max_bytes {
         return Err(JsonError(format!("JSON is {} bytes long, expected at most {max_bytes}", bytes.len())));
     }
-    let sentence = |e: serde_json::Error| JsonError(format!("expected strict JSON of the documented shape: {e}"));
+    let sentence = |e: serde_json::Error| JsonError(format!("expected strict JSON of the documented shape: {}", bounded(e.to_string())));
     let mut walk = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut walk).map_err(sentence)?;
     walk.end().map_err(sentence)?;
     serde_json::from_slice(bytes).map_err(sentence)
+}
+
+/// serde_json quotes the value or the key it did not expect, however long: a sentence is no echo of megabytes.
+fn bounded(mut sentence: String) -> String {
+    if sentence.len() > MAX_SENTENCE {
+        sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
+        sentence.push('…');
+    }
+    sentence
 }
 
 /// Walks a value and keeps nothing but the keys of the objects it is inside of.
@@ -100,6 +109,8 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+const MAX_SENTENCE: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +151,7 @@ mod tests {
         assert!(read(&nested(MAX_DEPTH + 1)).is_err());
         assert!(from_slice::<serde_json::Value>(b"[1]", 3).is_ok());
         assert!(from_slice::<serde_json::Value>(b"[1]", 2).is_err());
+        let quoted = from_slice::<u8>(format!("\"{}\"", "ü".repeat(5_000)).as_bytes(), 20_000).unwrap_err().to_string();
+        assert!(quoted.len() < 400, "{} bytes long", quoted.len());
     }
 }

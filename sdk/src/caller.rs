@@ -9,7 +9,7 @@ use procura_verifier::ids::{Tenant, UtcMillis};
 use procura_verifier::proof::Challenge;
 use rand::CryptoRng;
 
-use crate::client::{ClientError, Refused};
+use crate::client::{ClientError, Refused, bounded};
 use crate::held::SealedToken;
 
 /// What the agent wants done, in the words of the tool's mapping.
@@ -88,7 +88,9 @@ impl ToolInstance {
         let known = self.challenge();
         let proof = self.prove(token, key, wish, now, rng);
         let first = self.send(path, &token.authorization(), Some(&proof), &wish.args).await?;
-        if self.challenge() == known || matches!(first, Answered::Done(_)) {
+        // Only a refusal of the guard: behind it the effect may have begun, and a second proof would do it twice.
+        let refused = matches!(first, Answered::Refused { status: 401 | 403, .. });
+        if self.challenge() == known || !refused {
             return Ok(first);
         }
         let proof = self.prove(token, key, wish, now, rng);
@@ -107,11 +109,11 @@ impl ToolInstance {
         if let Some(challenge) = told {
             *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = challenge;
         }
-        let body = answer.text().await.map_err(ClientError::Unreachable)?;
+        let body = bounded(answer).await?;
         if status.is_success() {
-            return Ok(Answered::Done(body));
+            return Ok(Answered::Done(String::from_utf8_lossy(&body).into_owned()));
         }
-        let refused: Refused = serde_json::from_str(&body).map_err(|_| ClientError::Unexpected(format!("status {status} without an error body")))?;
+        let refused: Refused = serde_json::from_slice(&body).map_err(|_| ClientError::Unexpected(format!("status {status} without an error body")))?;
         Ok(Answered::Refused { status: status.as_u16(), code: refused.code })
     }
 

@@ -93,7 +93,7 @@ impl<C: Clock> AgentClient<C> {
     async fn post<T: serde::de::DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, ClientError> {
         let answer = self.http.post(format!("{}{path}", self.authority)).json(body).send().await.map_err(ClientError::Unreachable)?;
         let status = answer.status();
-        let bytes = answer.bytes().await.map_err(ClientError::Unreachable)?;
+        let bytes = bounded(answer).await?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|e| ClientError::Unexpected(e.to_string()));
         }
@@ -112,6 +112,20 @@ pub fn assertion(authority: &str, agent: AgentId, key: &SigningKey, clock: &impl
     let signature = BASE64.encode(key.sign(signed.as_bytes()).to_bytes());
     format!("{signed}.{signature}")
 }
+
+/// The body of an answer, at most 1 MiB.
+pub(crate) async fn bounded(mut answer: reqwest::Response) -> Result<Vec<u8>, ClientError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(ClientError::Unreachable)? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(ClientError::Unexpected(format!("answer is longer than {MAX_ANSWER_BYTES} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A card from its text form, Base64url without padding.
 pub fn card_from_text(text: &str) -> Result<SignedCard, ClientError> {

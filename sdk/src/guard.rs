@@ -13,7 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide_at};
 use procura_verifier::feed::Alarm;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
@@ -88,7 +88,7 @@ pub struct Refusal {
 /// To whom an answer goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// The last holder of a token that the authority signed: learns the cause.
+    /// The last holder of a token that the authority signed, by a proof of now: learns the cause.
     Holder,
     /// Anybody else: learns that it was refused.
     Stranger,
@@ -134,41 +134,49 @@ impl Guard {
             self.receipts.count(cause);
             refuse(cause, Told::Stranger)
         })?;
-        let told = if opened.proof.is_ok() { Told::Holder } else { Told::Stranger };
-        self.decide(&opened, &call, arrived).await.map_err(|cause| refuse(cause, told))
+        self.decide(&opened, &call, arrived).await.map_err(|cause| {
+            let utc = self.view.utc(self.clock.boot());
+            // L11: whoever recorded a call can show it again later, and would learn what became of the token.
+            let is_holder = opened.proof.as_ref().is_ok_and(|p| self.replay.is_current(p, utc));
+            refuse(cause, if is_holder { Told::Holder } else { Told::Stranger })
+        })
     }
 
     async fn decide(&self, opened: &Opened<'_>, call: &Call<'_>, arrived: BootTime) -> Result<Permit, Cause> {
         let asked = opened.proof.as_ref().map_or(Asked::Bearer(call), |p| Asked::Proven(p.proven()));
         // Read before the decision: a receipt must not claim more than was looked at.
         let mut relied = self.view.relied();
-        let mut decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+        let judge = || decide_at(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+        let (mut decision, mut utc) = judge();
         if decision == Decision::Deny(Cause::Stale) {
             self.feed.refresh().await;
             relied = self.view.relied();
-            decision = decide(&opened.token, asked, &self.policy, &*self.view, &*self.clock, arrived);
+            (decision, utc) = judge();
         }
-        let utc = self.view.utc(self.clock.boot());
+        let utc = utc.unwrap_or_default();
+        let challenge = self.replay.challenge();
         let verdict = match (&decision, &opened.proof) {
-            (Decision::Allow(allow), Ok(proof)) => self.replay.spend(proof, utc.unwrap_or_default()).map(|()| allow.valid_until),
-            (Decision::Allow(allow), Err(_)) => Ok(allow.valid_until),
+            // A place for the record first: a proof spent without one would be nobody's.
+            (Decision::Allow(allow), proof) => self
+                .receipts
+                .reserve()
+                .and_then(|place| proof.as_ref().map_or(Ok(()), |proof| self.replay.spend(proof, utc)).map(|()| (allow.valid_until, place))),
             // A proof for another instance is named as such, where nothing that comes earlier in law 11 stands.
             (Decision::Deny(Cause::Holder), Err(cause)) => Err(*cause),
             (Decision::Deny(cause), _) => Err(*cause),
         };
-        let time = match &decision {
-            Decision::Allow(allow) => Some(allow.utc),
-            Decision::Deny(_) => utc,
-        };
         // A receipt stands on the holder's signature, or on a bearer token that was taken as one; the rest is counted.
         let bearer = opened.token.is_bearer() && self.policy.bearer == Accept::Yes;
+        // The authority takes another tenant's resource only where the token was refused for that.
+        let ours = call.tenant == self.view.tenant() || matches!(verdict, Err(Cause::Tenant));
         // An unsealed token is never written down: it is the means to extend itself.
-        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() {
-            self.receipts.record(self, call, opened.evidence(), verdict.map(|_| ()), relied, time.unwrap_or_default())?;
-        } else if let Err(cause) = verdict {
-            self.receipts.count(cause);
+        if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() && ours {
+            let said = verdict.as_ref().map(|_| ()).map_err(|cause| *cause);
+            self.receipts.record(self, call, opened.evidence(), said, challenge, relied, utc)?;
+        } else if let Err(cause) = &verdict {
+            self.receipts.count(*cause);
         }
-        Ok(Permit { valid_until: verdict?, token: opened.token.clone(), clock: self.clock.clone() })
+        Ok(Permit { valid_until: verdict?.0, token: opened.token.clone(), clock: self.clock.clone() })
     }
 
     /// From headers to a verified token, with the bounds on cold work.
@@ -304,5 +312,8 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
     rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(|_| StartError::Randomness)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;
 
 const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -82,10 +82,11 @@ impl ProcuraLayer {
         };
         let action = (self.mapping)(&parts, &body).map_err(|why| answer(StatusCode::BAD_REQUEST, "bad_request", &why))?;
         let header = |name: &str| {
-            // Two of a header could be read as one by us and as the other by somebody else.
+            // Two of a header could be read as one by us and as the other by somebody else: that, and bytes that are no
+            // text, is something malformed and not nothing.
             let mut all = parts.headers.get_all(name).iter();
-            let first = all.next().and_then(|v| v.to_str().ok());
-            if all.next().is_some() { None } else { first }
+            let first = all.next()?;
+            if all.next().is_some() { Some("") } else { Some(first.to_str().unwrap_or_default()) }
         };
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip());
         let presented = Presented { authorization: header("authorization"), proof: header("procura-proof"), peer };

@@ -1,10 +1,11 @@
 //! Receipts on their way to the authority: one for each decision on a verified token and proof, counts for the rest.
 //!
-//! Kept in memory, at most [`MAX_WAITING`], until the authority has acknowledged them; full means deny
-//! `unavailable`. (The durable spool of `receipt_first` takes this module's place in front of the effect.)
+//! Kept in memory, at most [`MAX_WAITING`] and [`MAX_WAITING_BYTES`], until the authority has acknowledged them; full means
+//! deny `unavailable`. Denials take half of that room and few a second for each holder, the rest of them is counted: a
+//! recorded call shown again and again must neither fill the log nor keep others out. (The durable spool of `receipt_first` takes this module's place in front of the effect.)
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,7 +14,7 @@ use ed25519_dalek::SigningKey;
 use procura_verifier::call::Call;
 use procura_verifier::decision::Cause;
 use procura_verifier::ids::{UtcMillis, VerifierId};
-use procura_verifier::proof::VerifiedProof;
+use procura_verifier::proof::{Challenge, VerifiedProof};
 use procura_verifier::receipt::{Denials, Evidence, Receipt, Relied};
 use procura_verifier::revocation::RevocationView as _;
 use procura_verifier::token::VerifiedToken;
@@ -21,9 +22,13 @@ use procura_verifier::wire::Canonical as _;
 use tokio::sync::Notify;
 
 use crate::guard::Guard;
+use crate::limiter::Limiter;
 
 /// Most receipts waiting for acknowledgement.
 pub const MAX_WAITING: usize = 16_384;
+
+/// Most bytes of receipts waiting for acknowledgement.
+pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 
 /// The queue of one verifier.
 #[derive(Clone)]
@@ -33,6 +38,7 @@ struct Shared {
     verifier: VerifierId,
     run: [u8; 16],
     key: SigningKey,
+    denials: Limiter,
     queue: Mutex<Queue>,
     more: Notify,
     acknowledged: Notify,
@@ -43,47 +49,69 @@ struct Queue {
     receipts: u64,
     records: u64,
     waiting: VecDeque<String>,
+    bytes: usize,
     /// Counts not yet made into a record.
     counts: BTreeMap<&'static str, u64>,
     /// Since the start.
     all_counts: BTreeMap<&'static str, u64>,
     /// A record on its way.
     sending: bool,
+    /// Places promised to allows.
+    reserved: usize,
 }
 
 impl Receipts {
     pub(crate) fn new(verifier: VerifierId, run: [u8; 16], key: SigningKey) -> Self {
-        Self(Arc::new(Shared { verifier, run, key, queue: Mutex::default(), more: Notify::new(), acknowledged: Notify::new() }))
+        Self(Arc::new(Shared {
+            verifier,
+            run,
+            key,
+            denials: Limiter::new(DENIALS_PER_SECOND),
+            queue: Mutex::default(),
+            more: Notify::new(),
+            acknowledged: Notify::new(),
+        }))
     }
 
     /// Counts a denial that has no receipt.
     pub(crate) fn count(&self, cause: Cause) {
-        let mut queue = self.0.lock();
-        *queue.counts.entry(cause.word()).or_default() += 1;
-        *queue.all_counts.entry(cause.word()).or_default() += 1;
-        drop(queue);
+        self.0.lock().count(cause);
         self.0.more.notify_one();
     }
 
-    /// Records a decision, or denies `unavailable` where nothing more can be kept.
+    /// A place for the record of an allow, or `unavailable`. Given back when dropped: by then the record is in the queue.
+    pub(crate) fn reserve(&self) -> Result<Place, Cause> {
+        let mut queue = self.0.lock();
+        if !queue.has_room(1) {
+            return Err(Cause::Unavailable);
+        }
+        queue.reserved += 1;
+        Ok(Place(self.0.clone()))
+    }
+
+    /// Records a decision. Where nothing more can be kept, a denial is counted and an allow becomes `unavailable`.
     pub(crate) fn record(
         &self,
         guard: &Guard,
         call: &Call<'_>,
         (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof<'_>>),
         verdict: Result<(), Cause>,
+        challenge: Challenge,
         relied: Option<Relied>,
         time: UtcMillis,
     ) -> Result<(), Cause> {
         let key_list_version = guard.view.key_list().payload().version;
+        let within = verdict.is_ok() || self.0.denials.take(token.last_holder(), guard.clock.boot());
         let mut queue = self.0.lock();
-        if queue.waiting.len() >= MAX_WAITING {
-            return Err(Cause::Unavailable);
+        // An allow has its place already; denials leave half the queue to allows.
+        if verdict.is_err() && (!within || !queue.has_room(2)) {
+            return self.leave_out(queue, verdict);
         }
         // Number, signature and place in the queue are one step: numbers have no gaps.
-        queue.receipts += 1;
+        let number = queue.receipts + 1;
         let evidence = Evidence {
-            from: (self.0.verifier, self.0.run, queue.receipts),
+            from: (self.0.verifier, self.0.run, number),
+            challenge,
             token: (bytes, token),
             proof,
             policy: &guard.policy,
@@ -92,10 +120,25 @@ impl Receipts {
             key_list_version,
         };
         let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.key);
-        queue.waiting.push_back(BASE64.encode(receipt.to_bytes()));
+        // One that the authority cannot read would be delivered for ever, and all behind it never.
+        if receipt.claimed().is_err() {
+            return self.leave_out(queue, verdict);
+        }
+        let text = BASE64.encode(receipt.to_bytes());
+        queue.receipts = number;
+        queue.bytes += text.len();
+        queue.waiting.push_back(text);
         drop(queue);
         self.0.more.notify_one();
         Ok(())
+    }
+
+    fn leave_out(&self, mut queue: MutexGuard<'_, Queue>, verdict: Result<(), Cause>) -> Result<(), Cause> {
+        queue.count(verdict.err().unwrap_or(Cause::Unavailable));
+        drop(queue);
+        self.0.more.notify_one();
+        // A denial stays what it was; an allow without its record is none.
+        if verdict.is_err() { Ok(()) } else { Err(Cause::Unavailable) }
     }
 
     /// Delivers until the task is aborted: at most 64 at a time, again and again until acknowledged.
@@ -112,7 +155,8 @@ impl Receipts {
                 }
                 let body = serde_json::json!({ "receipts": receipts, "denials": denials.iter().collect::<Vec<_>>() });
                 loop {
-                    let answer = http.post(format!("{authority}/v1/receipts")).json(&body).send().await;
+                    // An authority that takes the connection and never answers must not hold the queue for ever.
+                    let answer = http.post(format!("{authority}/v1/receipts")).timeout(ANSWER_WAIT).json(&body).send().await;
                     if answer.is_ok_and(|a| a.status().is_success()) {
                         pause = FIRST_PAUSE;
                         break;
@@ -122,11 +166,17 @@ impl Receipts {
                 }
                 let mut queue = self.0.lock();
                 queue.waiting.drain(..receipts.len());
+                queue.bytes -= receipts.iter().map(String::len).sum::<usize>();
                 queue.sending = false;
                 drop(queue);
                 self.0.acknowledged.notify_waiters();
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().waiting.len()
     }
 
     /// Denials counted since the start.
@@ -160,17 +210,39 @@ impl Receipts {
 }
 
 impl Queue {
+    /// Room for one more in the first `1 / part` of the queue. A record is at most some 40 KiB of text.
+    fn has_room(&self, part: usize) -> bool {
+        self.waiting.len() + self.reserved < MAX_WAITING / part && self.bytes < MAX_WAITING_BYTES / part
+    }
+
+    fn count(&mut self, cause: Cause) {
+        *self.counts.entry(cause.word()).or_default() += 1;
+        *self.all_counts.entry(cause.word()).or_default() += 1;
+    }
+
     fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.counts.is_empty() && !self.sending
     }
 }
 
+/// A place in the queue.
+pub(crate) struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().reserved -= 1;
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Denials with a receipt, for each holder.
+const DENIALS_PER_SECOND: u32 = 10;
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(5);

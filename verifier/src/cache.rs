@@ -17,7 +17,7 @@ pub struct TokenCache {
 type Generation = HashMap<Box<[u8]>, Arc<VerifiedToken>, ahash::RandomState>;
 
 impl TokenCache {
-    /// A cache of at most `capacity` tokens (about 7 KiB each at the most).
+    /// A cache of at most `capacity` tokens (at most about 32 KiB each, mostly 2 to 5).
     pub fn new(capacity: usize) -> Self {
         Self { capacity: (capacity / 2).max(1), kept: RwLock::default() }
     }

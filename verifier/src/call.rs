@@ -46,6 +46,7 @@ impl Arguments {
     /// Longest JSON text or CBOR form, in bytes.
     pub const MAX_BYTES: usize = 16 * 1024;
     const MAX_NESTING: usize = 8;
+    const MAX_ELEMENTS: usize = 1024;
 
     /// Reads a JSON object. Refuses floats, integers beyond i64, duplicate keys at any depth, and names that are not [`Name`]s.
     pub fn from_json(json: &[u8]) -> Result<Self, Malformed> {
@@ -64,8 +65,9 @@ impl Arguments {
 
     /// Adds an argument.
     pub fn insert(&mut self, name: Name, value: Value) -> Result<(), Malformed> {
-        if self.0.len() >= Self::MAX || depth(&value) > Self::MAX_NESTING {
-            return Err(Malformed::new("expected at most 64 arguments, nested at most 8 deep"));
+        // What is taken here must be readable from a receipt again: one that nobody can read would stop all behind it.
+        if self.0.len() >= Self::MAX || depth(&value) > Self::MAX_NESTING || widest(&value) > Self::MAX_ELEMENTS {
+            return Err(Malformed::new("expected at most 64 arguments, nested at most 8 deep, of at most 1024 elements each"));
         }
         if self.0.insert(name, value).is_some() {
             return Err(Malformed::new("argument is given twice"));
@@ -94,6 +96,15 @@ fn depth(value: &Value) -> usize {
         Value::List(l) => 1 + l.iter().map(depth).max().unwrap_or(0),
         Value::Map(m) => 1 + m.values().map(depth).max().unwrap_or(0),
         _ => 1,
+    }
+}
+
+/// The most elements in one list or map of a value.
+fn widest(value: &Value) -> usize {
+    match value {
+        Value::List(l) => l.iter().map(widest).max().unwrap_or(0).max(l.len()),
+        Value::Map(m) => m.values().map(widest).max().unwrap_or(0).max(m.len()),
+        _ => 0,
     }
 }
 
@@ -129,7 +140,9 @@ impl Value {
                 crate::wire::array(d, 2)?;
                 Self::Quantity { minor: d.i64()?, unit: unit(d.str()?)? }
             }
-            Type::Array => Self::List((0..crate::wire::list(d, 1024)?).map(|_| Self::read_nested(d, nesting + 1)).collect::<Result<_, _>>()?),
+            Type::Array => {
+                Self::List((0..crate::wire::list(d, Arguments::MAX_ELEMENTS)?).map(|_| Self::read_nested(d, nesting + 1)).collect::<Result<_, _>>()?)
+            }
             Type::Map => {
                 let n = d.map()?.filter(|n| *n <= 1024).ok_or(Malformed::new("expected a map of at most 1024 entries"))?;
                 Self::Map((0..n).map(|_| Ok((d.str()?.to_owned(), Self::read_nested(d, nesting + 1)?))).collect::<Result<_, Malformed>>()?)
@@ -366,6 +379,21 @@ mod tests {
             assert!(Arguments::from_json(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Arguments::from_json(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn what_is_taken_as_json_can_be_read_from_its_bytes_again() {
+        let list = |n: usize| format!(r#"{{"a":[[{}]]}}"#, vec!["1"; n].join(","));
+        let map = |n: usize| format!(r#"{{"a":{{{}}}}}"#, (0..n).map(|i| format!(r#""{i}":1"#)).collect::<Vec<_>>().join(","));
+        for json in [list(1024), map(1024)] {
+            let args = Arguments::from_json(json.as_bytes()).unwrap();
+            for (_, value) in args.iter() {
+                assert_eq!(&Value::from_bytes(&value.to_bytes()).unwrap(), value);
+            }
+        }
+        for json in [list(1025), map(1025)] {
+            assert!(Arguments::from_json(json.as_bytes()).is_err());
+        }
     }
 
     #[test]

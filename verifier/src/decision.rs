@@ -176,11 +176,24 @@ pub struct Allow {
     pub utc: UtcMillis,
 }
 
-/// Decides a call.
+/// Decides a call: [`decide_at`] without the time.
+pub fn decide(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock, arrived: BootTime) -> Decision {
+    decide_at(token, asked, policy, view, clock, arrived).0
+}
+
+/// Decides a call, and says at what authority time: what is spent and recorded after it goes by that very time, so that
+/// an auditor derives the same verdict from the record.
 ///
 /// `arrived` is when the request came in: a generation above the known floor is `stale` until the view is fresh as of
 /// then, and `malformed` after (law 6). On `stale` the caller refreshes the view once and decides again.
-pub fn decide(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock, arrived: BootTime) -> Decision {
+pub fn decide_at(
+    token: &VerifiedToken,
+    asked: Asked<'_>,
+    policy: &ToolPolicy,
+    view: &impl RevocationView,
+    clock: &dyn Clock,
+    arrived: BootTime,
+) -> (Decision, Option<UtcMillis>) {
     // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
     let fresh_as_of = view.fresh_as_of();
     let lookup = view.lookup(&lineage(token));
@@ -204,10 +217,11 @@ pub fn decide(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy, view
         let life_us = token.expires_secs().saturating_mul(1000).saturating_sub(utc.0).saturating_mul(1000);
         Ok(Allow { valid_until: fresh_until.min(now.plus_micros(life_us)), fresh_as_of, utc })
     });
-    match verdict {
+    let decision = match verdict {
         Ok(allow) => Decision::Allow(allow),
         Err(cause) => Decision::Deny(cause),
-    }
+    };
+    (decision, utc)
 }
 
 /// What revocation is looked up by.

@@ -6,7 +6,7 @@
 //! ```
 //! The first half of the nonce is the instance's challenge, the second half random.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use ed25519_dalek::Signer as _;
@@ -81,6 +81,10 @@ pub struct SignedProof {
 }
 
 impl SignedProof {
+    const fn is_inside(&self, now: UtcMillis) -> bool {
+        self.time.0.abs_diff(now.0) <= WINDOW_MS
+    }
+
     /// What is proven, if `holder` signed this token hash and call hash. The caller answers for the hash being the call's.
     pub(crate) fn prove<'a>(&self, holder: &Key, token_hash: &[u8; 32], call: Call<'a>, call_hash: &[u8; 32]) -> Option<Proven<'a>> {
         let message = message(token_hash, &self.audience, call_hash, self.time, &self.nonce);
@@ -180,6 +184,8 @@ pub struct ReplayCache {
 struct Spent {
     challenge: Challenge,
     young: HashSet<[u8; 32], ahash::RandomState>,
+    /// How many of the young ones are whose: one holder cannot fill the cache for all.
+    shares: HashMap<Key, usize, ahash::RandomState>,
     old: HashSet<[u8; 32], ahash::RandomState>,
     turned: UtcMillis,
 }
@@ -187,7 +193,10 @@ struct Spent {
 impl ReplayCache {
     /// A cache for at most `capacity` proofs per two windows (64 bytes each), with a fresh random challenge.
     pub fn new(challenge: Challenge, capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), state: Mutex::new(Spent { challenge, young: HashSet::default(), old: HashSet::default(), turned: UtcMillis(0) }) }
+        Self {
+            capacity: capacity.max(1),
+            state: Mutex::new(Spent { challenge, young: HashSet::default(), shares: HashMap::default(), old: HashSet::default(), turned: UtcMillis(0) }),
+        }
     }
 
     /// The challenge that nonces must start with.
@@ -200,25 +209,39 @@ impl ReplayCache {
         self.lock().challenge = challenge;
     }
 
+    /// True if the proof is of now: for this challenge and, where the time is known, inside its window. Only such a one says
+    /// that its holder is there; an older one may come from whoever saw it pass.
+    pub fn is_current(&self, proof: &VerifiedProof, now: Option<UtcMillis>) -> bool {
+        proof.signed.nonce.starts_with(&self.challenge()) && now.is_none_or(|now| proof.signed.is_inside(now))
+    }
+
     /// Spends a proof, or says why it cannot be: [`Cause::Replay`] or [`Cause::Unavailable`].
     pub fn spend(&self, proof: &VerifiedProof<'_>, now: UtcMillis) -> Result<(), Cause> {
-        let SignedProof { nonce, time, .. } = &proof.signed;
+        let nonce = &proof.signed.nonce;
         let mut spent = self.lock();
-        if !nonce.starts_with(&spent.challenge) || time.0.abs_diff(now.0) > WINDOW_MS {
+        if !nonce.starts_with(&spent.challenge) || !proof.signed.is_inside(now) {
             return Err(Cause::Replay);
         }
         if now.0.saturating_sub(spent.turned.0) > 2 * WINDOW_MS {
             spent.old = std::mem::take(&mut spent.young);
+            spent.shares.clear();
             spent.turned = now;
         }
         // Nonces are random and signed; the holder is not part of the key, so two holders cannot share one either.
         if spent.old.contains(nonce) {
             return Err(Cause::Replay);
         }
-        if spent.young.len() >= self.capacity && !spent.young.contains(nonce) {
+        if spent.young.contains(nonce) {
+            return Err(Cause::Replay);
+        }
+        let full = spent.young.len() >= self.capacity;
+        let share = spent.shares.entry(*proof.proven.holder()).or_default();
+        if full || *share >= self.capacity.div_ceil(HOLDERS_SHARE) {
             return Err(Cause::Unavailable);
         }
-        if spent.young.insert(*nonce) { Ok(()) } else { Err(Cause::Replay) }
+        *share += 1;
+        spent.young.insert(*nonce);
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Spent> {
@@ -226,6 +249,9 @@ impl ReplayCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// One holder has at most this part of the cache.
+const HOLDERS_SHARE: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -275,13 +301,13 @@ mod tests {
     #[test]
     fn a_proof_is_spent_once_inside_its_window_and_for_its_challenge() {
         let t = 1_000_000;
-        let cache = ReplayCache::new([7; 16], 2);
+        let cache = ReplayCache::new([7; 16], 8);
         assert_eq!(spend(&cache, 1, t, t), Ok(()));
         assert_eq!(spend(&cache, 1, t, t + 1), Err(Cause::Replay));
         assert_eq!(spend(&cache, 2, t, t + WINDOW_MS + 1), Err(Cause::Replay));
         assert_eq!(spend(&cache, 2, t, t + WINDOW_MS), Ok(()));
         assert_eq!(spend(&cache, 3, t, t), Err(Cause::Unavailable));
-        assert_eq!(spend(&cache, 2, t, t), Err(Cause::Replay), "a full cache still knows what it spent");
+        assert_eq!(spend(&cache, 2, t, t), Err(Cause::Replay), "a full share still knows what it spent");
 
         let cache = ReplayCache::new([7; 16], 2);
         cache.renew([8; 16]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! receipt   = [payload bytes, signature]         signature by the verifier's enrolled key over "procura-receipt/1\0" || payload
-//! payload   = [1, verifier, run, number, tenant, audience, token, proof | null, tool, action, [segment, …], class,
+//! payload   = [1, verifier, run, number, challenge, tenant, audience, token, proof | null, tool, action, [segment, …], class,
 //!              [[name, commitment | [salt, value]], …], time_ms, bound_ms, [verdict, …], [epoch, seq, hash, utc_ms] | null, key list version]
 //! verdict   = [0] | [1, cause word] | [1, "revoked", what, seq] | [1, "frozen", id]
 //! ```
@@ -17,7 +17,7 @@ use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
 use crate::decision::{self, Accept, Asked, Cause, Decision, Freshness, ToolPolicy};
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
 use crate::key_list::KeyList;
-use crate::proof::{SignedProof, VerifiedProof};
+use crate::proof::{Challenge, SignedProof, VerifiedProof};
 use crate::revocation::{Lookup, RevokedBy, RevokedWhat};
 use crate::token::{MAX_TOKEN_BYTES, UnverifiedToken, VerifiedToken};
 use crate::wire::{Canonical, Enc, Malformed, array, fixed, list};
@@ -58,6 +58,8 @@ pub struct Receipt {
     pub run: [u8; 16],
     /// The run's receipts, counted from 1 without gaps.
     pub number: u64,
+    /// The challenge in force, with which the nonces of proofs must start.
+    pub challenge: Challenge,
     /// The tenant of the resource.
     pub tenant: Tenant,
     /// The service and instance.
@@ -92,6 +94,8 @@ pub struct Receipt {
 pub struct Evidence<'a> {
     /// The verifier, its run, and the receipt's number in the run.
     pub from: (VerifierId, [u8; 16], u64),
+    /// The challenge in force.
+    pub challenge: Challenge,
     /// The presented bytes and what they say.
     pub token: (&'a [u8], &'a VerifiedToken),
     /// The proof.
@@ -121,6 +125,7 @@ impl Receipt {
             verifier: evidence.from.0,
             run: evidence.from.1,
             number: evidence.from.2,
+            challenge: evidence.challenge,
             tenant: call.tenant.clone(),
             audience: call.audience.clone(),
             token: bytes.to_vec(),
@@ -267,11 +272,12 @@ impl Canonical for Receipt {
     const MAX_BYTES: usize = MAX_TOKEN_BYTES + Arguments::MAX_BYTES + 4096;
 
     fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        e.array(18)?
+        e.array(19)?
             .u8(1)?
             .bytes(self.verifier.as_bytes())?
             .bytes(&self.run)?
             .u64(self.number)?
+            .bytes(&self.challenge)?
             .str(self.tenant.as_str())?
             .str(self.audience.as_str())?
             .bytes(&self.token)?;
@@ -307,11 +313,11 @@ impl Canonical for Receipt {
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        array(d, 18)?;
+        array(d, 19)?;
         if d.u8()? != 1 {
             return Err(Malformed::new("expected a receipt of version 1"));
         }
-        let (verifier, run, number) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?);
+        let (verifier, run, number, challenge) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?, fixed(d)?);
         let tenant = d.str()?.parse().map_err(|_| Malformed::new("expected a tenant name"))?;
         let audience = d.str()?.parse()?;
         let token = d.bytes()?.to_vec();
@@ -341,6 +347,7 @@ impl Canonical for Receipt {
             verifier,
             run,
             number,
+            challenge,
             tenant,
             audience,
             token,
@@ -466,11 +473,11 @@ impl Canonical for Denials {
             return Err(Malformed::new("expected counts of version 1"));
         }
         let (verifier, run, number, minute) = (VerifierId::from_bytes(fixed(d)?), fixed(d)?, d.u64()?, d.u64()?);
-        let counts = (0..list(d, PLAIN_CAUSES.len())?)
+        let counts = (0..list(d, PLAIN_CAUSES.len() + DETAILED_CAUSES.len())?)
             .map(|_| {
                 array(d, 2)?;
                 let word = d.str()?;
-                let known = PLAIN_CAUSES.iter().any(|c| c.word() == word);
+                let known = PLAIN_CAUSES.iter().any(|c| c.word() == word) || DETAILED_CAUSES.contains(&word);
                 if known { Ok((word.to_owned(), d.u64()?)) } else { Err(Malformed::new("expected a cause")) }
             })
             .collect::<Result<Vec<_>, Malformed>>()?;
@@ -496,6 +503,9 @@ impl Canonical for SignedDenials {
 }
 
 const DENIALS_PREFIX: &[u8] = b"procura-denials/1\0";
+
+/// Causes that carry more than their word; counts leave that out.
+const DETAILED_CAUSES: [&str; 2] = ["revoked", "frozen"];
 
 /// Causes that carry nothing.
 const PLAIN_CAUSES: [Cause; 15] = [
@@ -536,6 +546,7 @@ mod tests {
         let relied = Some(Relied { epoch: 1, seq: 4, hash: [5; 32], utc: UtcMillis(1_999_950) });
         let evidence = Evidence {
             from: (VerifierId::from_bytes([6; 16]), [8; 16], 1),
+            challenge: [7; 16],
             token: (&token, &verified),
             proof: Some(&proof),
             policy: &ToolPolicy::STRICT,
@@ -559,6 +570,16 @@ mod tests {
         let by = RevokedBy { what: RevokedWhat::Tid, seq: 3 };
         assert_eq!(opened.rederive(&token, &keys, Lookup::Revoked(by)), Err(Cause::Revoked(by)));
         assert!(SignedReceipt::from_bytes(&wire).unwrap().open(&Key::of(&key(21))).is_err());
+    }
+
+    #[test]
+    fn any_cause_can_be_counted_and_nothing_else() {
+        let counts = |word: &str| Denials { verifier: VerifierId::from_bytes([6; 16]), run: [8; 16], number: 1, minute: 3, counts: vec![(word.to_owned(), 2)] };
+        for word in PLAIN_CAUSES.iter().map(|c| c.word()).chain(DETAILED_CAUSES) {
+            let signed = counts(word).sign(&key(20));
+            assert_eq!(SignedDenials::from_bytes(&signed.to_bytes()).unwrap().open(&Key::of(&key(20))), Ok(counts(word)), "{word}");
+        }
+        assert!(counts("bored").sign(&key(20)).open(&Key::of(&key(20))).is_err());
     }
 
     #[test]

@@ -638,7 +638,10 @@ impl AuthorityUtc {
 
     fn confirm(&self, utc: UtcMillis, now: BootTime) {
         let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
-        if sample > self.offset_us.load(Ordering::Acquire) {
+        let offset = self.offset_us.load(Ordering::Acquire);
+        // An epoch start may be years old where the tail is read from its start: alone it says nothing of now, and every
+        // heartbeat after it would seem to run ahead.
+        if offset != 0 && sample > offset {
             self.set(sample, now);
         }
     }

@@ -132,6 +132,16 @@ pub fn default_path() -> anyhow::Result<PathBuf> {
     Ok(base.context("neither XDG_CONFIG_HOME nor HOME is set: say --session FILE")?.join("procura/session.json"))
 }
 
+/// The session in a file that nobody else may read.
+pub fn load(path: &Path) -> anyhow::Result<SavedSession> {
+    use std::os::unix::fs::MetadataExt as _;
+    let bytes = std::fs::read(path).with_context(|| format!("nobody is signed in (no {}): run `procura login`, or say --data DIR", path.display()))?;
+    if std::fs::metadata(path)?.mode() & 0o077 != 0 {
+        bail!("{} may be read by others: expected mode 0600; sign in again", path.display());
+    }
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a session file: sign in again", path.display()))
+}
+
 fn save(session: &SavedSession, path: &Path) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,7 +1,12 @@
 //! The command line: one file per command.
 
+pub mod agent;
+pub mod delegate;
+pub mod door;
 pub mod keygen;
 pub mod log;
 pub mod login;
+pub mod revoke;
 pub mod sample_tool;
+pub mod session;
 pub mod token;

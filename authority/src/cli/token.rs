@@ -1,4 +1,4 @@
-//! `procura token inspect|verify`: what a token says, and whether it holds. Offline.
+//! `procura token inspect|verify|mint`: what a token says, whether it holds (both offline), and a new one.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use procura_sdk::client::{AgentClient, MintRequest};
 use procura_verifier::claims::{HumanRef, Possession, Restriction};
 use procura_verifier::decision::in_time;
-use procura_verifier::ids::{Clock as _, SystemClock, UtcMillis};
+use procura_verifier::ids::{AgentId, Clock as _, DelegationId, SystemClock, UtcMillis};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::token::{MAX_TOKEN_BYTES, UnverifiedToken};
 use procura_verifier::trust::TrustFile;
+use rand::SeedableRng as _;
 use serde_json::{Value, json};
 
 /// `procura token …`
@@ -30,6 +32,26 @@ pub enum Command {
         /// The trust file
         #[arg(long)]
         trust: PathBuf,
+    },
+    /// Mint a token with an agent's key; the token alone on standard output
+    ///
+    /// Example: procura token mint --agent agt_… --key invoice-bot.key --delegation dlg_… > token.txt
+    Mint {
+        /// The authority's URL
+        #[arg(long, default_value = "http://127.0.0.1:7300", env = "PROCURA_AUTHORITY")]
+        authority: String,
+        /// The agent
+        #[arg(long)]
+        agent: AgentId,
+        /// The agent's private key
+        #[arg(long)]
+        key: PathBuf,
+        /// The delegation to mint under
+        #[arg(long)]
+        delegation: DelegationId,
+        /// How long it lives, in seconds; as long as the delegation allows if absent
+        #[arg(long)]
+        ttl_secs: Option<u64>,
     },
 }
 
@@ -60,8 +82,15 @@ impl Input {
 }
 
 /// Runs the command. False if the token does not hold.
-pub fn run(command: &Command) -> anyhow::Result<bool> {
+pub async fn run(command: &Command, http: reqwest::Client) -> anyhow::Result<bool> {
     match command {
+        Command::Mint { authority, agent, key, delegation, ttl_secs } => {
+            let client = AgentClient::new(http, authority, *agent, crate::signer::file::read_key(key)?, SystemClock);
+            let request = MintRequest { delegation: *delegation, ttl_secs: *ttl_secs };
+            let token = client.mint(&request, &mut rand::rngs::StdRng::from_os_rng()).await?;
+            println!("{}", token.to_text());
+            Ok(true)
+        }
         Command::Inspect(input) => {
             let token = input.read()?;
             if input.json {

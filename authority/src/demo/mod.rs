@@ -2,9 +2,9 @@
 
 pub mod browser;
 pub mod people;
-pub mod proxy;
+mod proxy;
 mod report;
-pub mod tools;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,8 +102,7 @@ impl Demo {
             let verifier_key = key(&mut rng);
             let verifier = sam.enrol(audience, &verifier_key).await?;
             let trust = folder.join("trust.json");
-            let program = std::env::current_exe()?;
-            let start = Start { program: &program, folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
+            let start = Start { folder, trust: &trust, authority: &url, audience, verifier, key: &verifier_key };
             tools.push(Tool::start(&http, &start).await?);
         }
 
@@ -455,8 +454,10 @@ async fn commit_to_deny(
     let (answer, spun) = tokio::join!(revoke, spinners);
     let committed_us = expect(answer?)?.get("committed_us").and_then(serde_json::Value::as_u64).context("no `committed_us` in the answer")?;
     let measured = spun?.into_iter().map(|asked| {
-        let denied = asked.iter().find_map(|a| a.refused.as_ref().map(|code| (a.answered_us, code)));
-        let (at, cause) = denied.context("the tool never denied")?;
+        // From the last allow on: a tool that heard too little in between has fenced itself off, and an allow after that would count.
+        let denials: Vec<_> = asked.iter().rev().map_while(|a| a.refused.as_ref().map(|code| (a.answered_us, code))).collect();
+        let (at, first) = denials.last().copied().context("the tool never denied")?;
+        let cause = denials.iter().map(|(_, code)| *code).find(|code| *code == "revoked").unwrap_or(first);
         let late_allows = asked.iter().filter(|a| a.refused.is_none() && a.sent_us > committed_us + 200_000).count() as u64;
         Ok(Denied { ms: at.saturating_sub(committed_us) as f64 / 1000.0, cause: cause.clone(), late_allows })
     });
@@ -469,7 +470,7 @@ struct Asked {
     refused: Option<String>,
 }
 
-/// Asks until a while after the first denial: an allow after it would be late too.
+/// Asks until a while after the first denial that names the revocation: an allow after it would be late too.
 async fn spin(tool: &Tool, token: &SealedToken, key: &SigningKey, wish: &Wish) -> anyhow::Result<Vec<Asked>> {
     let began = Instant::now();
     let (mut asked, mut denied_at) = (Vec::new(), None::<Instant>);
@@ -480,7 +481,7 @@ async fn spin(tool: &Tool, token: &SealedToken, key: &SigningKey, wish: &Wish) -
             Answered::Done(_) => None,
             Answered::Refused { code, .. } => Some(code),
         };
-        if refused.is_some() && denied_at.is_none() {
+        if refused.as_deref() == Some("revoked") && denied_at.is_none() {
             denied_at = Some(Instant::now());
         }
         asked.push(Asked { sent_us, answered_us: SystemClock.boot().0, refused });

@@ -26,6 +26,11 @@ impl Person {
         Ok(Self { http: http.clone(), session })
     }
 
+    /// The session: a credential.
+    pub const fn session(&self) -> &SavedSession {
+        &self.session
+    }
+
     /// The pseudonym.
     pub fn human(&self) -> String {
         self.session.human.to_string()

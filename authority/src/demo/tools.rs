@@ -30,8 +30,6 @@ pub struct Tool {
 
 /// What a tool needs to start.
 pub struct Start<'a> {
-    /// The binary `procura`.
-    pub program: &'a Path,
     /// The data folder, for the key file.
     pub folder: &'a Path,
     /// The trust file.
@@ -47,12 +45,12 @@ pub struct Start<'a> {
 }
 
 impl Tool {
-    /// Starts a process.
+    /// Starts a process of this very binary.
     pub async fn start(http: &reqwest::Client, start: &Start<'_>) -> anyhow::Result<Self> {
         let proxy = Proxy::start(start.authority.to_owned(), http.clone()).await?;
         let key = start.folder.join(format!("verifier-{}.key", start.audience.replace('/', "-")));
         crate::signer::file::write_key(&key, start.key)?;
-        let mut child = Command::new(start.program)
+        let mut child = Command::new(std::env::current_exe()?)
             .arg("sample-tool")
             .args(["--authority", &proxy.url, "--audience", start.audience, "--verifier", &start.verifier.to_string()])
             .arg("--trust")
@@ -80,16 +78,6 @@ impl Tool {
     /// The cause of the newest denial that this instance told nobody but its operator.
     pub async fn denials(&self) -> anyhow::Result<std::collections::BTreeMap<String, u64>> {
         Ok(self.http.get(format!("{}/denials", self.url)).send().await?.json().await?)
-    }
-
-    /// The process, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Where it answers.
-    pub fn url(&self) -> &str {
-        &self.url
     }
 
     /// Lets the process deliver its receipts and end.

@@ -33,7 +33,7 @@ pub struct RegisterBody {
 /// `POST /v1/agents/challenges`: 32 bytes to sign, good once, for five minutes, for this human.
 pub async fn challenge(State(app): State<AppState>, caller: Caller, Body(ChallengeBody {}): Body<ChallengeBody>) -> Result<Json<Value>, ApiError> {
     let nonce = register_agent::challenge(&app.ctx, &caller.0).map_err(refused)?;
-    Ok(Json(json!({ "challenge": hex::encode(nonce) })))
+    Ok(Json(json!({ "challenge": hex::encode(nonce), "tenant": app.ctx.tenant })))
 }
 
 /// `POST /v1/agents`: registers an agent of the caller.
@@ -45,6 +45,14 @@ pub async fn register(State(app): State<AppState>, caller: Caller, Body(body): B
     let registered = register_agent::register_agent(&app.ctx, &caller.0, &asked).await.map_err(refused)?;
     let answer = json!({ "agent": registered.agent, "card": BASE64.encode(registered.card.to_bytes()), "leaf_index": registered.leaf });
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// `GET /v1/agents`: the caller's agents, by name.
+pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let owner = caller.0.human().ok_or_else(|| ApiError::forbidden("expected a person who is signed in"))?;
+    let agents = app.ctx.store.agents_of(owner).await.map_err(ApiError::unavailable)?;
+    let agents: Vec<_> = agents.iter().map(|a| json!({ "agent": a.id, "name": a.name, "state": a.state, "created_ms": a.created })).collect();
+    Ok(Json(json!({ "agents": agents })))
 }
 
 fn refused(e: RegisterError) -> ApiError {

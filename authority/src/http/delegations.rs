@@ -12,6 +12,7 @@ use super::body::Body;
 use super::{ApiError, AppState};
 use crate::domain::delegation::Terms;
 use crate::usecase::delegate::{self, DelegateError};
+use crate::usecase::inspect::{self, Standing};
 
 /// What is granted; everything that is not said is the strict choice.
 #[derive(serde::Deserialize)]
@@ -47,6 +48,31 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
     let granted = delegate::delegate(&app.ctx, &caller.0, body.agent, terms, None).await.map_err(refused)?;
     let answer = json!({ "delegation": granted.delegation, "summary": granted.text, "not_after_ms": not_after, "leaf_index": granted.leaf });
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// `GET /v1/delegations`: what the caller has granted, newest first.
+pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let views = inspect::delegations_of(&app.ctx, &caller.0).await.map_err(ApiError::unavailable)?;
+    let views: Vec<_> = views
+        .iter()
+        .map(|v| {
+            let d = &v.delegation;
+            json!({
+                "delegation": d.id, "agent": d.agent, "agent_name": v.agent.name, "standing": standing(v.standing),
+                "summary": d.terms.summary(&v.agent.name), "not_after_ms": d.terms.not_after, "version": d.version,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "delegations": views })))
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Live => "live",
+        Standing::Revoked(_) => "revoked",
+        Standing::Killed(_) => "killed",
+        Standing::Ended(_) => "ended",
+    }
 }
 
 fn refused(e: DelegateError) -> ApiError {

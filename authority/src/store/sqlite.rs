@@ -55,7 +55,11 @@ pub enum OpenError {
 impl Sqlite {
     /// Opens or makes the database, takes the folder's lock for as long as the value lives, and brings the schema up to date.
     pub async fn open(folder: &Path, tenant: Tenant) -> Result<Self, OpenError> {
-        let lock = FolderLock::take(folder)?;
+        Self::open_held(FolderLock::take(folder)?, folder, tenant).await
+    }
+
+    /// [`Sqlite::open`] in a folder that is held already.
+    pub async fn open_held(lock: FolderLock, folder: &Path, tenant: Tenant) -> Result<Self, OpenError> {
         let path = folder.join("procura.db");
         let failed = |e: &dyn std::fmt::Display| OpenError::Database(path.clone(), e.to_string());
         // SQLite makes its files with the process's umask; they hold who is who.

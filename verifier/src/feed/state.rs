@@ -209,7 +209,7 @@ impl FeedState {
         std::mem::take(&mut self.alarms)
     }
 
-    /// Draws a nonce and notes `now` as the instant its request leaves: call it right before sending (F11). The newest 64 are kept.
+    /// Draws a nonce and notes `now` as the instant its request leaves: call it right before sending (F11). The newest 64 are kept, for 2 s.
     pub fn ask(&mut self, now: BootTime, rng: &mut (impl rand::RngCore + ?Sized)) -> Nonce {
         let mut nonce = [0; 16];
         rng.fill_bytes(&mut nonce);
@@ -406,10 +406,11 @@ impl FeedState {
         // F11: only an answer to our own nonce maps a clock.
         self.nonces.retain(|(asked, left)| {
             let answered = h.nonces.iter().any(|n| n == asked);
-            if answered {
+            let in_time = now.micros_since(*left) <= ANSWER_WAIT_US;
+            if answered && in_time {
                 self.clocks.map(h.clock, h.t_us, *left);
             }
-            !answered
+            !answered && in_time
         });
         let Some(fresh) = self.clocks.fresh(h.clock, h.t_us, now) else {
             self.counters.unmapped += 1;
@@ -562,6 +563,8 @@ impl FeedState {
 
 /// Requests under way at once.
 const MAX_ASKED: usize = 64;
+/// No request waits longer. The first answer sets authority time: held back for longer, it would make every later one seem ahead.
+const ANSWER_WAIT_US: u64 = 2_000_000;
 /// Hashes of the newest messages: at a message every 2 ms, eight seconds of late heartbeats.
 const MAX_CHAIN: usize = 4096;
 const MAX_AHEAD: usize = 4096;

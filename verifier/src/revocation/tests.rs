@@ -231,6 +231,16 @@ fn authority_time_follows_the_boot_clock_never_falls_and_does_not_jump() {
 }
 
 #[test]
+fn an_old_epoch_start_is_no_clock_to_a_verifier_that_knows_no_time_yet() {
+    let view = view();
+    let now = BootTime(10_000_000);
+    view.confirm_utc(UtcMillis(fixture::UTC.0 - 86_400_000), now);
+    assert_eq!(view.utc(now), None);
+    assert!(view.observe_utc(fixture::UTC, now), "the authority's true time is not ahead of a recording");
+    assert_eq!(view.utc(now), Some(fixture::UTC));
+}
+
+#[test]
 fn a_slow_local_clock_does_not_leave_authority_time_ahead_for_good() {
     let view = view();
     // The boot clock runs 100 ppm fast: an hour of heartbeats, one per second.

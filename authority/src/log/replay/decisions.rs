@@ -26,8 +26,6 @@ pub(super) struct Receipts {
 struct Run {
     receipts: u64,
     denials: u64,
-    /// First halves of the nonces that were taken: the challenges of the run.
-    challenges: HashSet<[u8; 16]>,
 }
 
 /// The token of a receipt, verified again, and the hash of its block 0.
@@ -120,25 +118,21 @@ impl Receipts {
             return Err(format!("allows at {} on knowledge of {}, with a bound of {} ms", receipt.time, relied.utc, receipt.bound_ms));
         }
         let Some(proof) = &receipt.proof else { return Ok(()) };
-        if proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS {
-            return Err("allows a proof outside its window".to_owned());
+        if proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS || !proof.nonce.starts_with(&receipt.challenge) {
+            return Err("allows a proof outside its window or for another challenge".to_owned());
         }
         if !self.spent.insert((*token.last_holder(), proof.nonce)) {
             return Err("allows a proof that was spent before".to_owned());
         }
-        let half = proof.nonce.first_chunk().copied().unwrap_or_default();
-        self.runs.entry((receipt.verifier, receipt.run)).or_default().challenges.insert(half);
         Ok(())
     }
 
-    /// A denial as replay: spent before, outside the window, or for a challenge that the run did not take.
+    /// A denial as replay: spent before, outside the window, or for another challenge.
     fn replay_fits(&self, receipt: &Receipt, token: &VerifiedToken) -> bool {
         let Some(proof) = &receipt.proof else { return false };
-        let run = self.runs.get(&(receipt.verifier, receipt.run));
-        let half = proof.nonce.first_chunk().copied().unwrap_or_default();
         self.spent.contains(&(*token.last_holder(), proof.nonce))
             || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS
-            || !run.is_some_and(|r| r.challenges.contains(&half))
+            || !proof.nonce.starts_with(&receipt.challenge)
     }
 }
 

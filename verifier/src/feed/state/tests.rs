@@ -391,6 +391,22 @@ fn a_clock_that_runs_ahead_proves_no_freshness_until_an_epoch_start_confirms_it(
 }
 
 #[test]
+fn a_first_answer_held_back_does_not_leave_authority_time_behind_for_good() {
+    let mut w = world();
+    let nonce = w.ask();
+    let answer = w.signed_beat(&[nonce]);
+    for _ in 0..80 {
+        w.pass(500);
+        let (now, wall) = (BootTime(w.now), w.utc());
+        _ = w.state.tick(now, wall);
+    }
+    _ = w.receive(&answer);
+    // Whoever held it back is gone: the next answer is to be believed.
+    assert_eq!(w.pull(), Need::Nothing);
+    assert!(w.fresh().is_some_and(|f| w.now - f.0 < 50 * MS), "{:?}", w.alarms());
+}
+
+#[test]
 fn a_pause_drops_mappings_and_freshness_and_asks_for_a_pull() {
     let mut w = world();
     let _ = w.pull();

@@ -1,0 +1,13 @@
+//! The system as its users meet it: the binary `procura` as processes, on real sockets.
+//!
+//! `scripts/test` builds the binary first; by hand: `cargo build -p procura-authority`. `PROCURA_BIN` names another one.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod bad_input;
+mod cli;
+mod demo;
+mod kill;
+mod roles;
+mod support;
+mod tool;
