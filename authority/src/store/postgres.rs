@@ -19,7 +19,7 @@ use procura_verifier::feed::message::{FloorScope, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::sync::Mutex;
 
 use self::write::Writer;
@@ -88,7 +88,7 @@ impl Postgres {
         let readers = PgPoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(2))
-            .after_connect(|connection, _| async move { sqlx::raw_sql(READING).execute(connection).await.map(drop) }.boxed())
+            .after_connect(|connection, _| Box::pin(async move { connection.execute(READING).await.map(drop) }))
             .connect_lazy_with(options.clone());
         Ok(Self { tenant, options, readers, writer: Mutex::new(Writer::new(connection)) })
     }
