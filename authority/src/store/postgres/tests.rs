@@ -285,6 +285,22 @@ async fn the_log_cannot_be_rewritten_by_plain_sql_not_even_by_a_superuser() {
 }
 
 #[tokio::test]
+async fn an_ordinary_role_that_owns_its_database_suffices_and_has_no_right_to_rewrite_the_log() {
+    let (name, url) = Server::shared().database().await;
+    let sql = format!("CREATE ROLE clerk LOGIN; ALTER DATABASE {name} OWNER TO clerk");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut Server::shared().connect(&name).await).await.unwrap();
+    let url = url.expose_secret().replace("//postgres@", "//clerk@");
+    let store = open(&url.clone().into()).await;
+    one(&*store, 1, floor(1)).await.unwrap();
+    assert_whole(&store).await;
+    let mut clerk = PgConnection::connect(&url).await.unwrap();
+    for sql in ["UPDATE leaf SET bytes = ''", "DELETE FROM leaf", "TRUNCATE leaf", "DELETE FROM feed"] {
+        let refused = sqlx::query(sql).execute(&mut clerk).await.unwrap_err().to_string();
+        assert!(refused.contains("permission denied for table"), "{sql}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn what_has_been_over_for_an_hour_is_forgotten_and_nothing_else() {
     let (name, url) = Server::shared().database().await;
     let store = open(&url).await;
