@@ -51,6 +51,14 @@ impl<K: Ord + Clone, V> Expiring<K, V> {
         }
     }
 
+    /// Removes the entries that fit; looks at all of them.
+    pub fn remove_if(&mut self, fits: impl Fn(&V) -> bool) {
+        let gone: Vec<_> = self.entries.iter().filter(|(_, (_, value))| fits(value)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
     /// Removes what has ended.
     pub fn expire(&mut self, now: UtcMillis) -> Vec<(K, V)> {
         let mut gone = Vec::new();

@@ -26,6 +26,9 @@ use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Row, 
 pub const MAX_BATCH: usize = 512;
 /// Most changes in a transaction that carries a revocation: a small batch commits fast.
 pub const MAX_URGENT_BATCH: usize = 64;
+/// No more is added to a batch whose leaves are this long together: 512 receipts of the longest would hold up the
+/// database, and with it the heartbeats and the next revocation, for longer than verifiers wait (`DESIGN.md` section 8).
+pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Most changes that wait in each queue.
 pub const MAX_WAITING: usize = 4096;
 
@@ -97,6 +100,12 @@ pub struct Writer {
 struct Job {
     change: Change,
     tell: Tell,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        self.change.leaves.iter().map(Vec::len).sum()
+    }
 }
 
 type Tell = oneshot::Sender<Result<Written, WriteError>>;
@@ -237,9 +246,12 @@ impl Task {
             urgent.push(job);
         }
         let most = if urgent.is_empty() { MAX_BATCH } else { MAX_URGENT_BATCH };
+        let mut bytes: usize = urgent.iter().chain(&routine).map(Job::bytes).sum();
         while urgent.len() + routine.len() < most
+            && bytes < MAX_BATCH_BYTES
             && let Ok(job) = self.from_routine.try_recv()
         {
+            bytes += job.bytes();
             routine.push(job);
         }
         urgent.append(&mut routine);

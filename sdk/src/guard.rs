@@ -24,7 +24,7 @@ use procura_verifier::wire::Canonical as _;
 use rand::TryRngCore as _;
 
 use crate::limiter::Limiter;
-use crate::receipts::Receipts;
+use crate::receipts::{Known, Receipts};
 
 /// What a tool is asked to do, as its own mapping of the request says it. The tool runs this, not the original bytes.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl Guard {
         // An unsealed token is never written down: it is the means to extend itself.
         if (opened.proof.is_ok() || bearer) && opened.token.is_sealed() && ours {
             let said = verdict.as_ref().map(|_| ()).map_err(|cause| *cause);
-            self.receipts.record(self, call, opened.evidence(), said, challenge, relied, utc)?;
+            self.receipts.record(self, call, opened.evidence(), said, Known { challenge, relied, time: utc })?;
         } else if let Err(cause) = &verdict {
             self.receipts.count(*cause);
         }

@@ -13,9 +13,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::SigningKey;
 use procura_verifier::call::Call;
 use procura_verifier::decision::Cause;
+use procura_verifier::denials::Denials;
 use procura_verifier::ids::{UtcMillis, VerifierId};
 use procura_verifier::proof::{Challenge, VerifiedProof};
-use procura_verifier::receipt::{Denials, Evidence, Receipt, Relied};
+use procura_verifier::receipt::{Evidence, Receipt, Relied};
 use procura_verifier::revocation::RevocationView as _;
 use procura_verifier::token::VerifiedToken;
 use procura_verifier::wire::Canonical as _;
@@ -96,9 +97,7 @@ impl Receipts {
         call: &Call<'_>,
         (bytes, token, proof): (&[u8], &VerifiedToken, Option<&VerifiedProof<'_>>),
         verdict: Result<(), Cause>,
-        challenge: Challenge,
-        relied: Option<Relied>,
-        time: UtcMillis,
+        Known { challenge, relied, time }: Known,
     ) -> Result<(), Cause> {
         let key_list_version = guard.view.key_list().payload().version;
         let within = verdict.is_ok() || self.0.denials.take(token.last_holder(), guard.clock.boot());
@@ -223,6 +222,13 @@ impl Queue {
     fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.counts.is_empty() && !self.sending
     }
+}
+
+/// What the verifier knew when it decided.
+pub(crate) struct Known {
+    pub(crate) challenge: Challenge,
+    pub(crate) relied: Option<Relied>,
+    pub(crate) time: UtcMillis,
 }
 
 /// A place in the queue.

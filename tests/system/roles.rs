@@ -113,6 +113,18 @@ async fn each_revokes_what_is_theirs_and_security_revokes_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_human_is_signed_out() {
+    let _machine = beside_others().await;
+    let site = Site::start().await;
+    let (bot, _) = site.bot("bot").await;
+    assert_eq!(revokes(&site.sam, "human", &site.alice.human()).await, 200);
+    // Else a leaver's open session would grant anew, with the generations of after the kill.
+    assert_eq!(site.alice.delegate(&bot, 100).await.unwrap().unwrap_err().0, 401);
+    assert_eq!(site.authority.get_as(&site.alice, "/v1/me").await.0, 401);
+    assert_eq!(site.authority.get_as(&site.bob, "/v1/me").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_grants_more_than_their_own_or_registers_what_they_do_not_hold() {
     let _machine = beside_others().await;
     let site = Site::start().await;

@@ -72,6 +72,7 @@ pub mod card;
 pub mod challenge;
 pub mod claims;
 pub mod decision;
+pub mod denials;
 pub mod feed;
 pub mod ids;
 pub mod key_list;

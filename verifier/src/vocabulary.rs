@@ -6,14 +6,17 @@
 //!
 //! The names here are the wire: `spec/token.md` has them as Datalog.
 
+mod datalog;
+
 use biscuit_auth::format::schema;
-use prost::Message as _;
 use schema::{op::Content as OpContent, op_binary::Kind as Bin, term::Content as TermContent};
 
 use crate::card::SignedCard;
 use crate::claims::{Block0, Capability, DataClass, Generations, Hops, HumanRef, Limit, Name, Pattern, Possession, Restriction};
 use crate::ids::{AgentId, DelegationId, HumanId, Key, Lid, Tid};
 use crate::wire::{Canonical as _, Malformed};
+pub(crate) use datalog::{OUTSIDE, Symbols};
+use datalog::{Query, Reader, Terms, Writer, array, binary, content, decode, operand, predicate_terms, same, small, strs, value};
 
 /// The vocabulary that this code speaks. Another version is malformed (law 10).
 pub const VERSION: i64 = 1;
@@ -55,36 +58,6 @@ pub struct LinkClaims {
     pub card: Option<SignedCard>,
     /// What else it narrows.
     pub restrictions: Vec<Restriction>,
-}
-
-/// The symbol table as blocks build it up: Biscuit's 28 default symbols, then those of the blocks in order.
-#[derive(Clone, Default)]
-pub(crate) struct Symbols {
-    own: Vec<String>,
-}
-
-impl Symbols {
-    const OFFSET: usize = 1024;
-
-    fn insert(&mut self, text: &str) -> u64 {
-        if let Some(i) = DEFAULT_SYMBOLS.iter().position(|s| *s == text) {
-            return i as u64;
-        }
-        let i = self.own.iter().position(|s| s == text).unwrap_or_else(|| {
-            self.own.push(text.to_owned());
-            self.own.len() - 1
-        });
-        (Self::OFFSET + i) as u64
-    }
-
-    fn find(&self, index: u64) -> Result<&str, Malformed> {
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        let found = match index.checked_sub(Self::OFFSET) {
-            None => DEFAULT_SYMBOLS.get(index).copied(),
-            Some(i) => self.own.get(i).map(String::as_str),
-        };
-        found.ok_or(OUTSIDE)
-    }
 }
 
 /// Writes block 0.
@@ -371,53 +344,7 @@ fn read_limit(query: &schema::Rule, body: usize, expression: usize, symbols: &Sy
     })
 }
 
-/// Decodes a block and adds its symbols to the table.
-fn decode(payload: &[u8], symbols: &mut Symbols) -> Result<schema::Block, Malformed> {
-    let mut proto = schema::Block::decode(payload).map_err(|_| OUTSIDE)?;
-    symbols.own.append(&mut proto.symbols);
-    if symbols.own.len() > MAX_SYMBOLS || proto.facts.len() > MAX_FACTS || proto.checks.len() > MAX_CHECKS || !proto.rules.is_empty() {
-        return Err(OUTSIDE);
-    }
-    Ok(proto)
-}
-
-fn same(written: &[u8], payload: &[u8]) -> Result<(), Malformed> {
-    if written == payload { Ok(()) } else { Err(OUTSIDE) }
-}
-
-struct Writer<'s> {
-    symbols: &'s mut Symbols,
-    known: usize,
-    facts: Vec<schema::Fact>,
-    checks: Vec<schema::Check>,
-}
-
-impl<'s> Writer<'s> {
-    fn new(symbols: &'s mut Symbols) -> Self {
-        Self { known: symbols.own.len(), symbols, facts: Vec::new(), checks: Vec::new() }
-    }
-
-    fn fact<R>(&mut self, name: &str, terms: impl FnOnce(&mut TermWriter<'_>) -> R) {
-        let predicate = predicate(self.symbols, name, terms);
-        self.facts.push(schema::Fact { predicate });
-    }
-
-    fn check(&mut self, query: impl FnOnce(&mut Query<'_>)) {
-        self.any([query]);
-    }
-
-    /// A check that one of several queries must satisfy.
-    fn any<F: FnOnce(&mut Query<'_>)>(&mut self, queries: impl IntoIterator<Item = F>) {
-        let queries = queries.into_iter().map(|fill| {
-            let mut q = Query { symbols: self.symbols, body: Vec::new(), expressions: Vec::new() };
-            fill(&mut q);
-            let head = schema::Predicate { name: q.symbols.insert("query"), terms: Vec::new() };
-            schema::Rule { head, body: q.body, expressions: q.expressions, scope: Vec::new() }
-        });
-        let queries = queries.collect();
-        self.checks.push(schema::Check { queries, kind: None });
-    }
-
+impl Writer<'_> {
     fn holder_check(&mut self, holder: &Key) {
         self.check(|q| q.predicate(ambient::HOLDER_PROOF, |t| t.bytes(holder.as_bytes())));
     }
@@ -443,46 +370,9 @@ impl<'s> Writer<'s> {
             }),
         }
     }
-
-    fn finish(self) -> Vec<u8> {
-        let symbols = self.symbols.own.get(self.known..).unwrap_or_default().to_vec();
-        // Datalog 3.3 always: so a stock library gives every block signature version 1 (law 3).
-        schema::Block { symbols, context: None, version: Some(6), facts: self.facts, rules: vec![], checks: self.checks, scope: vec![], public_keys: vec![] }
-            .encode_to_vec()
-    }
-}
-
-struct Query<'s> {
-    symbols: &'s mut Symbols,
-    body: Vec<schema::Predicate>,
-    expressions: Vec<schema::Expression>,
 }
 
 impl Query<'_> {
-    fn predicate<R>(&mut self, name: &str, terms: impl FnOnce(&mut TermWriter<'_>) -> R) {
-        let predicate = predicate(self.symbols, name, terms);
-        self.body.push(predicate);
-    }
-
-    fn expression(&mut self, ops: impl IntoIterator<Item = OpContent>) {
-        self.expressions.push(schema::Expression { ops: ops.into_iter().map(|c| schema::Op { content: Some(c) }).collect() });
-    }
-
-    fn var(&mut self, name: &str) -> OpContent {
-        value(variable(self.symbols, name))
-    }
-
-    fn compare(&mut self, var: &str, kind: Bin, bound: TermContent) {
-        let var = self.var(var);
-        self.expression([var, value(bound), binary(kind)]);
-    }
-
-    fn contains<'a>(&mut self, texts: impl Iterator<Item = &'a str>, var: &str) {
-        let list = array(self.symbols, texts);
-        let var = self.var(var);
-        self.expression([value(list), var, binary(Bin::Contains)]);
-    }
-
     /// One capability: all of it in one query, so that no limit is borrowed from another (law 8).
     fn capability(&mut self, capability: &Capability) {
         let (segments, below) = pattern_parts(capability.resource());
@@ -527,157 +417,11 @@ impl Query<'_> {
     }
 }
 
-struct TermWriter<'s> {
-    symbols: &'s mut Symbols,
-    terms: Vec<schema::Term>,
-}
-
-impl TermWriter<'_> {
-    fn push(&mut self, content: TermContent) {
-        self.terms.push(schema::Term { content: Some(content) });
-    }
-    fn int(&mut self, n: i64) {
-        self.push(TermContent::Integer(n));
-    }
-    fn bool(&mut self, b: bool) {
-        self.push(TermContent::Bool(b));
-    }
-    fn date(&mut self, secs: u64) {
-        self.push(TermContent::Date(secs));
-    }
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.push(TermContent::Bytes(bytes.to_vec()));
-    }
-    fn str(&mut self, text: &str) {
-        let index = self.symbols.insert(text);
-        self.push(TermContent::String(index));
-    }
-    fn var(&mut self, name: &str) {
-        let content = variable(self.symbols, name);
-        self.push(content);
-    }
-    fn strs<'a>(&mut self, texts: impl Iterator<Item = &'a str>) {
-        let content = array(self.symbols, texts);
-        self.push(content);
-    }
-}
-
-fn predicate<R>(symbols: &mut Symbols, name: &str, fill: impl FnOnce(&mut TermWriter<'_>) -> R) -> schema::Predicate {
-    let name = symbols.insert(name);
-    let mut w = TermWriter { symbols, terms: Vec::new() };
-    fill(&mut w);
-    schema::Predicate { name, terms: w.terms }
-}
-
-fn variable(symbols: &mut Symbols, name: &str) -> TermContent {
-    // The table holds at most `MAX_SYMBOLS` above the offset: the index fits.
-    TermContent::Variable(u32::try_from(symbols.insert(name)).unwrap_or(u32::MAX))
-}
-
-fn array<'a>(symbols: &mut Symbols, texts: impl Iterator<Item = &'a str>) -> TermContent {
-    let array = texts.map(|s| schema::Term { content: Some(TermContent::String(symbols.insert(s))) }).collect();
-    TermContent::Array(schema::Array { array })
-}
-
-const fn value(content: TermContent) -> OpContent {
-    OpContent::Value(schema::Term { content: Some(content) })
-}
-
-const fn binary(kind: Bin) -> OpContent {
-    OpContent::Binary(schema::OpBinary { kind: kind as i32, ffi_name: None })
-}
-
 fn pattern_parts(pattern: &Pattern) -> (&[Box<str>], bool) {
     match pattern {
         Pattern::Exact(r) => (r.segments(), false),
         Pattern::Below(r) => (r.segments(), true),
     }
-}
-
-/// Facts in the order in which they are written.
-struct Reader<'a> {
-    facts: &'a [schema::Fact],
-    symbols: &'a Symbols,
-}
-
-impl<'a> Reader<'a> {
-    fn is_next(&self, name: &str) -> bool {
-        self.facts.first().is_some_and(|f| self.symbols.find(f.predicate.name) == Ok(name))
-    }
-
-    fn next(&mut self, name: &str) -> Result<Terms<'a>, Malformed> {
-        if !self.is_next(name) {
-            return Err(OUTSIDE);
-        }
-        let (first, rest) = self.facts.split_first().ok_or(OUTSIDE)?;
-        self.facts = rest;
-        Ok(Terms { terms: predicate_terms(&first.predicate), symbols: self.symbols })
-    }
-}
-
-struct Terms<'a> {
-    terms: &'a [schema::Term],
-    symbols: &'a Symbols,
-}
-
-impl<'a> Terms<'a> {
-    fn next(&mut self) -> Result<&'a TermContent, Malformed> {
-        let (first, rest) = self.terms.split_first().ok_or(OUTSIDE)?;
-        self.terms = rest;
-        content(Some(first))
-    }
-    fn int(&mut self) -> Result<i64, Malformed> {
-        if let TermContent::Integer(n) = self.next()? { Ok(*n) } else { Err(OUTSIDE) }
-    }
-    fn bool(&mut self) -> Result<bool, Malformed> {
-        if let TermContent::Bool(b) = self.next()? { Ok(*b) } else { Err(OUTSIDE) }
-    }
-    fn date(&mut self) -> Result<u64, Malformed> {
-        if let TermContent::Date(d) = self.next()? { Ok(*d) } else { Err(OUTSIDE) }
-    }
-    fn str(&mut self) -> Result<&'a str, Malformed> {
-        if let TermContent::String(i) = self.next()? { self.symbols.find(*i) } else { Err(OUTSIDE) }
-    }
-    fn strs(&mut self) -> Result<Vec<&'a str>, Malformed> {
-        strs(self.next()?, self.symbols)
-    }
-    fn peek_bytes(&self) -> Result<&'a [u8], Malformed> {
-        if let TermContent::Bytes(b) = content(self.terms.first())? { Ok(b) } else { Err(OUTSIDE) }
-    }
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let bytes = self.peek_bytes()?;
-        self.next()?;
-        bytes.try_into().map_err(|_| OUTSIDE)
-    }
-}
-
-fn predicate_terms(predicate: &schema::Predicate) -> &[schema::Term] {
-    &predicate.terms
-}
-
-fn content(term: Option<&schema::Term>) -> Result<&TermContent, Malformed> {
-    term.and_then(|t| t.content.as_ref()).ok_or(OUTSIDE)
-}
-
-/// Operand `op` of expression `expression`.
-fn operand(query: &schema::Rule, expression: usize, op: usize) -> Result<&TermContent, Malformed> {
-    match query.expressions.get(expression).and_then(|e| e.ops.get(op)).and_then(|op| op.content.as_ref()) {
-        Some(OpContent::Value(term)) => content(Some(term)),
-        _ => Err(OUTSIDE),
-    }
-}
-
-fn strs<'a>(term: &'a TermContent, symbols: &'a Symbols) -> Result<Vec<&'a str>, Malformed> {
-    let TermContent::Array(array) = term else { return Err(OUTSIDE) };
-    let text = |t| match content(Some(t))? {
-        TermContent::String(i) => symbols.find(*i),
-        _ => Err(OUTSIDE),
-    };
-    array.array.iter().map(text).collect()
-}
-
-fn small<T: TryFrom<i64>>(n: i64) -> Result<T, Malformed> {
-    T::try_from(n).map_err(|_| OUTSIDE)
 }
 
 const fn possession_fact(possession: Possession) -> &'static str {
@@ -694,42 +438,4 @@ const fn hops_word(hops: Hops) -> &'static str {
     }
 }
 
-/// The one answer to everything that is not of the profile.
-pub(crate) const OUTSIDE: Malformed = Malformed::new("outside the profile: expected a block in the one form of `spec/token.md`");
-
 const LIMIT_VARIABLES: [&str; 8] = ["0", "1", "2", "3", "4", "5", "6", "7"];
-const MAX_FACTS: usize = 128;
-const MAX_CHECKS: usize = 16;
-const MAX_SYMBOLS: usize = 256;
-
-/// Biscuit's default symbols, format version 3 to 6.
-const DEFAULT_SYMBOLS: [&str; 28] = [
-    "read",
-    "write",
-    "resource",
-    "operation",
-    "right",
-    "time",
-    "role",
-    "owner",
-    "tenant",
-    "namespace",
-    "user",
-    "team",
-    "service",
-    "admin",
-    "email",
-    "group",
-    "member",
-    "ip_address",
-    "client",
-    "client_ip",
-    "domain",
-    "path",
-    "version",
-    "cluster",
-    "node",
-    "hostname",
-    "nonce",
-    "query",
-];

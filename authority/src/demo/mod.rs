@@ -338,10 +338,12 @@ impl Demo {
         }
         self.report.step(KILL, "invoice-bot asks for a token 50 times in a loop", "0 given", format!("{given} given"), began.elapsed());
 
+        // The kill ended her session too: what she grants now rests on a sign-in after it.
+        self.alice = Person::sign_in(&self.http, &url, "alice").await?;
         let anew = delegation(&expect(self.alice.delegate(&self.bot, 50_000).await?)?)?;
         self.token = self.bot.at(&self.http, &url).mint(&MintRequest { delegation: anew, ttl_secs: None }, &mut self.rng).await?;
         let token = self.token.seal()?;
-        self.ask(KILL, "Alice grants anew, and a new token", 2, &token, &self.bot.key.clone(), &wish, "allowed").await
+        self.ask(KILL, "Alice signs in and grants anew, and a new token", 2, &token, &self.bot.key.clone(), &wish, "allowed").await
     }
 
     /// Step 6, the end: a tool without stream, and one without authority.

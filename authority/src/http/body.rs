@@ -27,3 +27,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
 /// Longest body, in bytes: 64 receipts with their tokens.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest body of every other route, in bytes: eight capabilities with all their limits.
+pub const MAX_SMALL_BODY_BYTES: usize = 64 * 1024;

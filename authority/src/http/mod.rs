@@ -95,6 +95,7 @@ impl AppState {
 /// Every route.
 pub fn router(app: AppState) -> Router {
     let timed = Router::new()
+        .route("/", get(health::root))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/checkpoint", get(log::checkpoint))
@@ -108,9 +109,11 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/token", post(tokens::mint))
         .route("/v1/revocations", post(revocations::create))
         .route("/v1/verifiers", post(verifiers::enrol))
-        .route("/v1/receipts", post(verifiers::receipts))
         .route("/v1/feed/tail", get(feed::tail))
         .route("/v1/feed/head", get(feed::head))
+        // Most of these are asked before anybody is known: a small body is all that is read of a stranger's.
+        .layer(DefaultBodyLimit::max(body::MAX_SMALL_BODY_BYTES))
+        .route("/v1/receipts", post(verifiers::receipts))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT));
     // A stream has no end, and a bundle takes as long as the log is long.
     let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", get(log::bundle));

@@ -27,7 +27,19 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
     }
     let target = target(&body.what, body.id.as_deref())?;
     let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await.map_err(refused)?;
+    // P5, the kill sticks: who keeps a session would grant anew with the generations of after the kill.
+    app.end_sessions(target);
     Ok((StatusCode::CREATED, Json(json!({ "feed_seq": revoked.feed_seq, "leaf_index": revoked.leaf, "committed_us": revoked.committed.map(|c| c.0) }))))
+}
+
+impl AppState {
+    /// Signs out whom a kill was meant for; a sign-in at the provider comes before anything else they do here.
+    fn end_sessions(&self, target: Target) {
+        if let Target::Human(human) = target {
+            self.oidc.forget_codes(human);
+            self.sessions.remove_human(self.ctx.clock.wall(), &human);
+        }
+    }
 }
 
 fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {

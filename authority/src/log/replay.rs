@@ -16,7 +16,7 @@ use procura_verifier::wire::Canonical as _;
 use self::decisions::Receipts;
 use self::feed::Taken;
 use super::bundle::Bundle;
-use super::event::{self, Event, Generations};
+use super::event::{self, Actor, Event, Generations};
 use super::finding::{Finding, FindingClass, Place};
 use super::leaf::OpenedLeaf;
 
@@ -48,14 +48,19 @@ pub fn replay(bundle: &Bundle) -> Result<Summary, Finding> {
     for (index, leaf) in (0..).zip(bundle.leaves()) {
         state.step(bundle, index, leaf)?;
     }
+    if let Some(index) = state.receipts.unexplained() {
+        return Err(Finding::new(FindingClass::Decision, Place::Leaf(index), "denies as replay a proof that was never spent"));
+    }
     Ok(state.summary)
 }
 
 struct State<'a> {
     taken: &'a Taken,
     humans: HashSet<HumanId>,
-    agents: HashMap<AgentId, HashSet<Key>>,
-    keys: HashSet<Key>,
+    /// Who answers for each agent, from its first registration on.
+    owners: HashMap<AgentId, HumanId>,
+    /// Whose each key is; nobody's once it was revoked.
+    keys: HashMap<Key, Option<AgentId>>,
     delegations: HashMap<DelegationId, event::Delegation>,
     tokens: HashMap<Tid, event::Issue>,
     /// Generations in force: the floors so far.
@@ -71,8 +76,8 @@ impl<'a> State<'a> {
         Self {
             taken,
             humans: HashSet::new(),
-            agents: HashMap::new(),
-            keys: HashSet::new(),
+            owners: HashMap::new(),
+            keys: HashMap::new(),
             delegations: HashMap::new(),
             tokens: HashMap::new(),
             floors: HashMap::new(),
@@ -87,7 +92,9 @@ impl<'a> State<'a> {
         let wrong = |sentence: String| Finding::new(FindingClass::State, Place::Leaf(index), sentence);
         match &leaf.event {
             // Accepted by the anchors when the bundle was opened.
-            Event::KeyListRecorded(_) | Event::EpochStart(_) => Ok(()),
+            Event::KeyListRecorded(_) => Ok(()),
+            // Unknown is no (law 10): nobody has followed a feed over an epoch's end yet.
+            Event::EpochStart(e) => Err(wrong(format!("epoch {} of the feed begins, which this version cannot follow", e.epoch))),
             Event::SignIn(e) => {
                 if self.humans.insert(e.human) == e.first {
                     Ok(())
@@ -103,10 +110,12 @@ impl<'a> State<'a> {
                 let known = self.verifiers.insert(e.verifier, e.clone()).is_some();
                 if known { Err(wrong(format!("{} is enrolled twice", e.verifier))) } else { Ok(()) }
             }
-            Event::Receipt(e) => self.receipt(bundle, index, e),
+            Event::Receipt(e) => self.receipt(bundle, index, leaf, e),
             Event::Denials(e) => {
                 let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
-                self.summary.counted_denials += self.receipts.counts(verifier, &e.denials.0).map_err(wrong)?;
+                let counted = self.receipts.counts(verifier, &e.denials.0).map_err(wrong)?;
+                // Counts are a verifier's word: they may be absurd, they may not end the replay.
+                self.summary.counted_denials = self.summary.counted_denials.saturating_add(counted);
                 Ok(())
             }
         }
@@ -116,18 +125,20 @@ impl<'a> State<'a> {
         if !self.humans.contains(&e.owner) {
             return Err(format!("{} has an owner who never signed in", e.agent));
         }
-        if !self.keys.insert(e.key) {
+        if *self.owners.entry(e.agent).or_insert(e.owner) != e.owner {
+            return Err(format!("{} gets a key from another than its owner", e.agent));
+        }
+        if self.keys.insert(e.key, Some(e.agent)).is_some() {
             return Err(format!("key {} is registered twice", e.key));
         }
         if e.generation != self.floor(FloorScope::Agent(e.agent)) {
             return Err(format!("{} is registered at generation {}, expected {}", e.agent, e.generation, self.floor(FloorScope::Agent(e.agent))));
         }
-        self.agents.entry(e.agent).or_default().insert(e.key);
         Ok(())
     }
 
     fn delegation(&mut self, e: &event::Delegation) -> Result<(), String> {
-        if !self.humans.contains(&e.human) || !self.agents.contains_key(&e.agent) {
+        if !self.humans.contains(&e.human) || !self.owners.contains_key(&e.agent) {
             return Err(format!("{} is granted by or to somebody the log does not know", e.delegation));
         }
         let expected = self.generations(e.human, e.agent, e.delegation);
@@ -138,6 +149,10 @@ impl<'a> State<'a> {
         if e.version != next {
             return Err(format!("{} is at version {}, expected {next}", e.delegation, e.version));
         }
+        // P2, over time: what a human granted may become less, never more, and never another's.
+        if self.delegations.get(&e.delegation).is_some_and(|before| !is_narrower(e, before)) {
+            return Err(format!("version {} of {} is wider than the one before, or another's", e.version, e.delegation));
+        }
         self.summary.delegations += u64::from(next == 1);
         self.delegations.insert(e.delegation, e.clone());
         Ok(())
@@ -146,7 +161,7 @@ impl<'a> State<'a> {
     /// Minting copies the generations of the grant, and they are not below any floor: after a kill there is nothing to mint under.
     fn issue(&mut self, e: &event::Issue, leaf: &OpenedLeaf) -> Result<(), String> {
         let d = self.delegations.get(&e.delegation).ok_or_else(|| format!("{} is minted under an unknown delegation", e.tid))?;
-        if e.agent != d.agent || !self.agents.get(&e.agent).is_some_and(|keys| keys.contains(&e.holder)) {
+        if e.agent != d.agent || self.keys.get(&e.holder) != Some(&Some(e.agent)) {
             return Err(format!("{} is minted for another agent or key than its delegation's", e.tid));
         }
         if e.generations != d.generations {
@@ -172,6 +187,12 @@ impl<'a> State<'a> {
     }
 
     fn revoke(&mut self, e: &event::Revoke, index: u64) -> Result<(), String> {
+        // Roles are not in the log: whether this person may is for the authority to say, that there is one for the log.
+        if let Actor::Human(human) = e.by
+            && !self.humans.contains(&human)
+        {
+            return Err(format!("{human} takes something back and never signed in"));
+        }
         let item = Item::from_bytes(&e.item.0).map_err(|e| format!("revoked item: {e}"))?;
         if self.taken.at_leaf(index) != Some(&item) {
             return Err("the feed does not carry this item with this leaf".to_owned());
@@ -187,13 +208,19 @@ impl<'a> State<'a> {
             Item::Tid { tid, .. } => {
                 self.killed.insert(tid);
             }
-            _ => {}
+            Item::HolderKey { key } => {
+                if let Some(whose) = self.keys.get_mut(&key) {
+                    *whose = None;
+                }
+            }
+            Item::Lid { .. } | Item::Block { .. } => {}
+            Item::Unknown { kind, .. } => return Err(format!("item is of kind {kind}, which this version does not know")),
         }
         self.summary.revocations += 1;
         Ok(())
     }
 
-    fn receipt(&mut self, bundle: &Bundle, index: u64, e: &event::Receipt) -> Result<(), Finding> {
+    fn receipt(&mut self, bundle: &Bundle, index: u64, leaf: &OpenedLeaf, e: &event::Receipt) -> Result<(), Finding> {
         let wrong = |sentence: String| Finding::new(FindingClass::Decision, Place::Leaf(index), sentence);
         let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
         let receipt = self.receipts.open(verifier, &e.receipt.0).map_err(wrong)?;
@@ -208,7 +235,7 @@ impl<'a> State<'a> {
         if !within {
             return Err(wrong(format!("{} says more than its issue and its delegation record", issued.tid)));
         }
-        self.receipts.judge(&receipt, &token, keys, self.taken).map_err(wrong)?;
+        self.receipts.judge(&receipt, &token, keys, self.taken, (index, leaf.at)).map_err(wrong)?;
         self.summary.decisions += 1;
         self.summary.allowed += u64::from(receipt.verdict.is_ok());
         Ok(())
@@ -247,6 +274,20 @@ fn is_within(block: &Block0, issued: &event::Issue, d: &event::Delegation) -> bo
         && (block.possession == Possession::Proof || d.bearer)
         && u64::from(block.freshness_ms) <= d.freshness_ms
         && log_generations(&block.generations) == issued.generations
+}
+
+/// True if the next version of a grant is the same human's to the same agent and permits nothing that the one before did not.
+fn is_narrower(next: &event::Delegation, before: &event::Delegation) -> bool {
+    (next.human, next.agent) == (before.human, before.agent)
+        && next.capabilities.iter().all(|c| before.capabilities.iter().any(|granted| granted.includes(c)))
+        && next.audiences.iter().all(|a| before.audiences.contains(a))
+        && next.class_max <= before.class_max
+        && next.ttl_secs <= before.ttl_secs
+        && next.not_after <= before.not_after
+        && next.depth <= before.depth
+        && next.unregistered_hops <= before.unregistered_hops
+        && next.bearer <= before.bearer
+        && next.freshness_ms <= before.freshness_ms
 }
 
 const fn log_generations(g: &procura_verifier::claims::Generations) -> Generations {

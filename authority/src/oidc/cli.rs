@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use procura_verifier::ids::UtcMillis;
+use procura_verifier::ids::{HumanId, UtcMillis};
 use rand::RngCore;
 use reqwest::Url;
 use secrecy::ExposeSecret as _;
@@ -104,6 +104,11 @@ impl CliCodes {
         pending.answer("code", code.expose_secret(), authority)
     }
 
+    /// Spends the codes of a human: part of a kill.
+    pub fn forget(&self, human: HumanId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove_if(|waiting| waiting.session.human == human);
+    }
+
     /// What the code stands for. It is spent by the first try, also with a wrong verifier: whoever else saw the
     /// code in a browser's history or a proxy's log has no verifier, and learns nothing by trying.
     pub fn redeem(&self, now: UtcMillis, code: &str, verifier: &str) -> Result<Session, CliError> {
@@ -120,7 +125,6 @@ const MAX_STATE: usize = 128;
 
 #[cfg(test)]
 mod tests {
-    use procura_verifier::ids::HumanId;
     use rand::SeedableRng as _;
 
     use super::*;

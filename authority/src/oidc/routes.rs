@@ -9,7 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
-use procura_verifier::ids::{Clock, UtcMillis};
+use procura_verifier::ids::{Clock, HumanId, UtcMillis};
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -63,6 +63,11 @@ impl OidcState {
         let cookies = Cookies::for_address(authority)?;
         let (attempts, cli_codes, rng) = (LoginAttempts::default(), CliCodes::default(), Mutex::new(rng));
         Ok(Self { relying_party, sessions, attempts, cli_codes, sink, clock, rng, authority: authority.to_owned(), cookies })
+    }
+
+    /// Spends codes of the command line's login that nobody has redeemed yet: part of a kill.
+    pub fn forget_codes(&self, human: HumanId) {
+        self.cli_codes.forget(human);
     }
 
     fn now(&self) -> UtcMillis {

@@ -14,6 +14,8 @@ pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod replays;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procura_verifier::claims::Generations;
 use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{AgentId, Clock, DelegationId, HumanId, Tenant, UtcMillis};
-use procura_verifier::key_list::KeyList;
+use procura_verifier::key_list::{KeyList, KeyUse};
 use rand::RngCore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -117,6 +119,10 @@ impl Context {
 
     /// A signed leaf, to be held in memory until it is committed.
     fn leaf(&self, event: impl Into<Event>, at: UtcMillis) -> Result<Vec<u8>, Unavailable> {
+        // One leaf outside its key's window and no auditor could open the log ever again.
+        if !self.keys.is_live(KeyUse::Event, &self.signer.public(KeyUse::Event), at) {
+            return Err(Unavailable::Store(format!("the event key is outside its window at {at}")));
+        }
         let signed = self.signer.leaf(&event.into(), &self.tenant, at).map_err(|e| Unavailable::Store(e.to_string()))?;
         Ok(signed.into_bytes())
     }

@@ -1,8 +1,9 @@
 //! Takes in what verifiers recorded: signed receipts, and counts of earlier denials. One leaf each.
 
 use procura_verifier::decision::Cause;
+use procura_verifier::denials::SignedDenials;
 use procura_verifier::ids::VerifierId;
-use procura_verifier::receipt::{SignedDenials, SignedReceipt};
+use procura_verifier::receipt::SignedReceipt;
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
 
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
     use crate::domain::principal::Principal;
     use crate::usecase::enroll_verifier::enroll_verifier;
-    use procura_verifier::receipt::Denials;
+    use procura_verifier::denials::Denials;
 
     fn denials(verifier: VerifierId, number: u64, count: u64, signed_by: u8) -> Vec<u8> {
         let d = Denials { verifier, run: [1; 16], number, minute: 5, counts: vec![("malformed".into(), count)] };

@@ -1,6 +1,6 @@
 //! What the use cases leave behind, taken together: a log that an auditor's replay accepts.
 
-use procura_verifier::receipt::Denials;
+use procura_verifier::denials::Denials;
 use procura_verifier::wire::Canonical as _;
 
 use super::delegate::delegate;

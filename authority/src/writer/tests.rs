@@ -279,3 +279,21 @@ async fn the_tail_is_what_was_published_from_memory_and_from_the_store() {
         m.verify(&w.keys, None).unwrap();
     }
 }
+
+#[tokio::test]
+async fn long_leaves_do_not_make_a_long_commit() {
+    let w = world().await;
+    w.store.hold();
+    let first = w.submit(leaf(0));
+    w.begun(1).await;
+    // As an enrolled verifier may deliver them.
+    let long = |n: u8| Change { leaves: vec![vec![n; 60_000]], ..Change::default() };
+    let rest: Vec<_> = (1..=40).map(|n| w.submit(long(n))).collect();
+    w.begun(1).await;
+    w.store.let_through(100);
+    first.await.unwrap().unwrap();
+    for done in rest {
+        done.await.unwrap().unwrap();
+    }
+    assert_eq!(w.store.commits(), 4, "1, then 18, 18 and 4");
+}

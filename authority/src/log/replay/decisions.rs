@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use procura_verifier::decision::{Cause, lineage};
-use procura_verifier::ids::{Key, VerifierId};
+use procura_verifier::denials::SignedDenials;
+use procura_verifier::ids::{Key, UtcMillis, VerifierId};
 use procura_verifier::key_list::KeyList;
 use procura_verifier::proof::WINDOW_MS;
-use procura_verifier::receipt::{Receipt, SignedDenials, SignedReceipt};
+use procura_verifier::receipt::{Receipt, SignedReceipt};
 use procura_verifier::revocation::Lookup;
 use procura_verifier::token::{UnverifiedToken, VerifiedToken, block0_hash};
 use procura_verifier::wire::Canonical as _;
@@ -20,6 +21,15 @@ pub(super) struct Receipts {
     runs: HashMap<(VerifierId, [u8; 16]), Run>,
     /// Proofs spent, by holder and nonce: once in all, whoever allowed.
     spent: HashSet<(Key, [u8; 32])>,
+    /// Denials as replay whose allow has not been seen: two calls at once may be recorded in either order.
+    owed: Vec<Owed>,
+}
+
+struct Owed {
+    leaf: u64,
+    run: (VerifierId, [u8; 16]),
+    number: u64,
+    spent: (Key, [u8; 32]),
 }
 
 #[derive(Default)]
@@ -66,17 +76,19 @@ impl Receipts {
         if denials.verifier != verifier.verifier || denials.number != run.denials {
             return Err(format!("counts have number {}, expected {} of their run", denials.number, run.denials));
         }
-        Ok(denials.counts.iter().map(|(_, n)| n).sum())
+        Ok(denials.counts.iter().fold(0, |sum, (_, n)| sum.saturating_add(*n)))
     }
 
     /// Derives the verdict again. What only the verifier's own state can give is compared with the evidence.
-    pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken) -> Result<(), String> {
+    ///
+    /// `recorded` is place and time of the receipt's leaf: nothing that came after it can have been known.
+    pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken, recorded: (u64, UtcMillis)) -> Result<(), String> {
         let lineage = lineage(token);
         let upto = match &receipt.relied {
             None => 0,
             Some(relied) => {
                 // A head that this log never had: a fork, or an invention.
-                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) {
+                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) || !taken.is_logged_before(relied.seq, recorded.0) {
                     return Err(format!("relies on number {} of epoch {}, which this feed does not have with that hash", relied.seq, relied.epoch));
                 }
                 relied.seq
@@ -85,7 +97,7 @@ impl Receipts {
         let mut lookup = taken.lookup(&lineage, &receipt.audience, upto);
         if let Err(Cause::Revoked(by)) = receipt.verdict {
             // It may have heard more than the heartbeat it relied on: then the feed must say so.
-            if !taken.bears_out(&lineage, &receipt.audience, by) {
+            if !taken.is_logged_before(by.seq, recorded.0) || !taken.bears_out(&lineage, &receipt.audience, by) {
                 return Err(format!("denies as revoked by {} at feed seq {}, which the feed does not bear out", by.what.word(), by.seq));
             }
             lookup = Lookup::Revoked(by);
@@ -96,10 +108,10 @@ impl Receipts {
                 if lookup == Lookup::Behind {
                     return Err("allows a token of a generation that the feed had not reached".to_owned());
                 }
-                self.allow(receipt, token)?;
+                self.allow(receipt, token, taken, recorded.1)?;
                 true
             }
-            (Ok(()), Err(Cause::Replay)) => self.replay_fits(receipt, token),
+            (Ok(()), Err(Cause::Replay)) => self.replay_fits(receipt, token, recorded.0),
             (Ok(()), Err(Cause::Stale | Cause::Budget | Cause::EngineLimit | Cause::Unavailable)) => true,
             // A generation that the feed had not reached comes before every other cause (law 11).
             (_, Err(Cause::Malformed)) if lookup == Lookup::Behind => true,
@@ -111,10 +123,21 @@ impl Receipts {
         if fits { Ok(()) } else { Err(format!("says `{}`, and its own evidence says `{}`", words(receipt.verdict), words(derived))) }
     }
 
-    fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken) -> Result<(), String> {
+    fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken, taken: &Taken, recorded: UtcMillis) -> Result<(), String> {
         let relied = receipt.relied.ok_or("allows without having known anything of revocations")?;
-        // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7).
-        if receipt.time.0 > relied.utc.0 + u64::from(receipt.bound_ms) + CLOCK_SLACK_MS {
+        // Law 7: no tool makes a token's bound longer.
+        if receipt.bound_ms > token.block0().freshness_ms {
+            return Err(format!("allows under a bound of {} ms, expected at most the token's {} ms", receipt.bound_ms, token.block0().freshness_ms));
+        }
+        // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7). It never falls, and 0 is none at all.
+        if receipt.time.plus(CLOCK_SLACK_MS) < relied.utc || receipt.time > recorded.plus(CLOCK_SLACK_MS) {
+            return Err(format!("allows at {}, on a heartbeat of {}, in a leaf of {recorded}", receipt.time, relied.utc));
+        }
+        // An authority that says *at t the head was n* has not begun number n + 1 before t.
+        if let Some(next) = taken.issued(relied.seq.saturating_add(1)).filter(|next| relied.utc > next.plus(CLOCK_SLACK_MS)) {
+            return Err(format!("allows on a heartbeat of {} with head {}, but the feed went on at {next}", relied.utc, relied.seq));
+        }
+        if receipt.time > relied.utc.plus(u64::from(receipt.bound_ms)).plus(CLOCK_SLACK_MS) {
             return Err(format!("allows at {} on knowledge of {}, with a bound of {} ms", receipt.time, relied.utc, receipt.bound_ms));
         }
         let Some(proof) = &receipt.proof else { return Ok(()) };
@@ -128,11 +151,21 @@ impl Receipts {
     }
 
     /// A denial as replay: spent before, outside the window, or for another challenge.
-    fn replay_fits(&self, receipt: &Receipt, token: &VerifiedToken) -> bool {
+    fn replay_fits(&mut self, receipt: &Receipt, token: &VerifiedToken, index: u64) -> bool {
         let Some(proof) = &receipt.proof else { return false };
-        self.spent.contains(&(*token.last_holder(), proof.nonce))
-            || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS
-            || !proof.nonce.starts_with(&receipt.challenge)
+        let spent = (*token.last_holder(), proof.nonce);
+        let fits = self.spent.contains(&spent) || proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS || !proof.nonce.starts_with(&receipt.challenge);
+        if !fits {
+            self.owed.push(Owed { leaf: index, run: (receipt.verifier, receipt.run), number: receipt.number, spent });
+        }
+        true
+    }
+
+    /// The first denial as replay of a proof that was never spent, by its leaf. The last receipts of a run may still owe
+    /// the allow: it was not delivered when the bundle was made.
+    pub(super) fn unexplained(&self) -> Option<u64> {
+        let ended = |o: &&Owed| self.runs.get(&o.run).is_some_and(|run| run.receipts >= o.number + OPEN_END);
+        self.owed.iter().filter(ended).find(|o| !self.spent.contains(&o.spent)).map(|o| o.leaf)
     }
 }
 
@@ -141,3 +174,5 @@ fn enrolled_audience(verifier: &event::Verifier) -> String {
 }
 
 const CLOCK_SLACK_MS: u64 = 2_000;
+/// How many receipts later an allow made at the same moment stands in the log for certain.
+const OPEN_END: u64 = 16;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use procura_verifier::claims::{Audience, HumanRef};
 use procura_verifier::feed::message::{FloorScope, Item, Message, SignedMessage, genesis_hash};
-use procura_verifier::ids::{BlockId, Key, Lid, Tid};
+use procura_verifier::ids::{BlockId, Key, Lid, Tid, UtcMillis};
 use procura_verifier::revocation::{Lineage, Lookup, RevokedBy, RevokedWhat};
 use procura_verifier::wire::Canonical as _;
 
@@ -18,6 +18,8 @@ pub(super) struct Taken {
     by_leaf: HashMap<u64, Item>,
     /// Hash of each message by number; 0 is the head before the first.
     hashes: HashMap<u64, [u8; 32]>,
+    /// When each message was put together, and the place of its last leaf.
+    messages: HashMap<u64, (UtcMillis, u64)>,
     epoch: u64,
     tids: HashMap<Tid, u64>,
     lids: HashMap<Lid, u64>,
@@ -34,6 +36,7 @@ impl Taken {
         let mut taken = Self { epoch: 1, ..Self::default() };
         let mut head = genesis_hash(tenant, 1);
         taken.hashes.insert(0, head);
+        let mut last = None;
         for (place, (expected, bytes)) in (0..).zip((1_u64..).zip(bundle.feed())) {
             let wrong = |sentence: String| Finding::new(FindingClass::Feed, Place::FeedMessage(place), sentence);
             let signed = SignedMessage::from_bytes(bytes).map_err(|e| wrong(e.to_string()))?;
@@ -46,11 +49,17 @@ impl Taken {
             head = signed.hash();
             taken.hashes.insert(expected, head);
             for (index, item) in batch.items {
+                // Commit order is feed order and leaf order: a revocation that was logged and held back shows here.
+                if last.is_some_and(|last| index <= last) {
+                    return Err(wrong(format!("carries the item of leaf {index} after that of leaf {}", last.unwrap_or_default())));
+                }
+                last = Some(index);
                 taken.add(expected, &item);
                 if taken.by_leaf.insert(index, item).is_some() {
                     return Err(wrong(format!("leaf {index} stands beside two items")));
                 }
             }
+            taken.messages.insert(expected, (batch.issued, last.unwrap_or_default()));
         }
         for (index, item) in &taken.by_leaf {
             let leaf = usize::try_from(*index).ok().and_then(|i| bundle.leaves().get(i));
@@ -81,6 +90,16 @@ impl Taken {
     /// The hash of a message of this feed.
     pub(super) fn hash(&self, epoch: u64, seq: u64) -> Option<&[u8; 32]> {
         if epoch == self.epoch { self.hashes.get(&seq) } else { None }
+    }
+
+    /// When a message was put together, if the feed has it.
+    pub(super) fn issued(&self, seq: u64) -> Option<UtcMillis> {
+        self.messages.get(&seq).map(|(issued, _)| *issued)
+    }
+
+    /// True if the feed has that number and all of it was logged before that leaf.
+    pub(super) fn is_logged_before(&self, seq: u64, leaf: u64) -> bool {
+        seq == 0 || self.messages.get(&seq).is_some_and(|(_, last)| *last < leaf)
     }
 
     /// What was known of a token's lineage at a number: live, behind, or the first thing that takes it back.
