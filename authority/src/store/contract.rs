@@ -45,7 +45,7 @@ fn delegation() -> Delegation {
         created: NOW,
     }
 }
-fn token(n: u8) -> TokenRecord {
+pub(super) fn token(n: u8) -> TokenRecord {
     TokenRecord {
         tid: Tid::from_bytes([n; 16]),
         delegation: DELEGATION,
@@ -57,19 +57,19 @@ fn token(n: u8) -> TokenRecord {
 fn verifier() -> Verifier {
     Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW }
 }
-fn leaf(n: u8) -> Change {
+pub(super) fn leaf(n: u8) -> Change {
     Change { leaves: vec![vec![n; 10]], ..Change::default() }
 }
-fn rows(rows: Vec<Row>) -> Change {
+pub(super) fn rows(rows: Vec<Row>) -> Change {
     Change { rows, ..Change::default() }
 }
 fn receipt(n: u8, after: Option<u8>, hash: u8) -> Row {
     Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32] })
 }
-fn batch(n: u8, changes: Vec<Change>) -> Batch {
+pub(super) fn batch(n: u8, changes: Vec<Change>) -> Batch {
     Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
 }
-fn floor(generation: u64) -> Change {
+pub(super) fn floor(generation: u64) -> Change {
     let scope = FloorScope::Human(HUMAN);
     Change {
         requires: vec![Require::GenerationIs(scope, generation - 1)],
@@ -78,11 +78,11 @@ fn floor(generation: u64) -> Change {
         leaves: vec![vec![0xF0; 8]],
     }
 }
-fn registered() -> Change {
+pub(super) fn registered() -> Change {
     rows(vec![Row::Human(Human { id: HUMAN, subject: subject("alice") }), Row::Agent(agent()), Row::AgentKey(agent_key()), Row::Delegation(delegation())])
 }
 
-async fn one(store: &dyn Store, n: u8, change: Change) -> Result<Placed, Refused> {
+pub(super) async fn one(store: &dyn Store, n: u8, change: Change) -> Result<Placed, Refused> {
     store.commit(&batch(n, vec![change])).await.unwrap().outcomes.remove(0)
 }
 
@@ -330,6 +330,17 @@ async fn a_batch_is_committed_at_most_once(store: Arc<dyn Store>) {
     assert_eq!(one(&*store, 2, leaf(2)).await.unwrap().leaves, 1..2);
 }
 
+async fn a_row_written_twice_in_a_batch_is_as_the_last_says(store: Arc<dyn Store>) {
+    let mut changes = vec![registered(), rows(vec![Row::Token(token(20))])];
+    let dead = |at| TokenRecord { revoked: Some(NOW.plus(at)), ..token(20) };
+    // Two people take the same token back at once.
+    changes.extend([1, 2].map(|at| rows(vec![Row::Token(dead(at)), Row::Agent(Agent { generation: at, ..agent() })])));
+    let done = store.commit(&batch(1, changes)).await.unwrap();
+    assert!(done.outcomes.iter().all(Result::is_ok), "{:?}", done.outcomes);
+    assert_eq!(store.find_token(token(20).tid).await.unwrap(), Some(dead(2)));
+    assert_eq!(store.find_agent(AGENT).await.unwrap().map(|a| a.generation), Some(2));
+}
+
 async fn many_items_are_split_over_messages_that_a_reader_accepts(store: Arc<dyn Store>) {
     let items: Vec<_> = (0..1200_u16).map(|n| Item::HolderKey { key: Key::from_bytes([(n % 251) as u8; 32]) }).collect();
     let change = Change { leaves: items.iter().map(|_| vec![1]).collect(), items: items.clone(), ..Change::default() };
@@ -365,6 +376,7 @@ macro_rules! holds_on {
             each_condition_is_asked,
             within_a_batch_the_first_wins,
             a_batch_is_committed_at_most_once,
+            a_row_written_twice_in_a_batch_is_as_the_last_says,
             many_items_are_split_over_messages_that_a_reader_accepts,
         ]);
     };
@@ -379,8 +391,14 @@ pub(crate) async fn sqlite() -> (Arc<dyn Store>, tempfile::TempDir) {
     (Arc::new(sqlite::Sqlite::open(folder.path(), tenant()).await.unwrap()), folder)
 }
 
+pub(crate) async fn postgres() -> (Arc<dyn Store>, ()) {
+    let (_, url) = postgres::server::Server::shared().database().await;
+    (Arc::new(postgres::Postgres::open(&url, tenant()).await.unwrap()), ())
+}
+
 holds_on!(on_memory, super::memory());
 holds_on!(on_sqlite, super::sqlite());
+holds_on!(on_postgres, super::postgres());
 
 mod only_sqlite {
     use super::*;

@@ -1,7 +1,8 @@
 //! What is durable. Reads speak the domain; there is one door for writes.
 //!
 //! # Contract (`contract.rs` tests every sentence on every backend)
-//! A store is one tenant's. There is one writer at a time: a second process is refused when it opens the store.
+//! A store is one tenant's. On SQLite a second process is refused when it opens the store; on PostgreSQL any number of
+//! processes write, one transaction at a time: the lock on the head row is their queue.
 //!
 //! [`Store::commit`] is one transaction over a batch of changes, taken in order.
 //! - On `Ok` everything accepted is durable, and the head is the one returned. Later reads see all of it; no read ever sees a part.
@@ -20,6 +21,8 @@ pub(crate) mod contract;
 pub mod lock;
 pub mod memory;
 mod plan;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -381,7 +384,8 @@ pub trait Store: Send + Sync {
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>>;
     /// The answer remembered under an idempotency key.
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>>;
-    /// True if the batch with this id was committed. Remembered for the last thousand batches.
+    /// True if the batch with this id was committed. Waits for a commit that is still under way, so that a `false` stays true.
+    /// Remembered for the last thousand batches (SQLite) or an hour (PostgreSQL).
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool>;
     /// Writes a batch. The only way in.
     fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>>;

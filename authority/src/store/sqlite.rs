@@ -1,6 +1,5 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
-mod rows;
 mod write;
 
 use std::path::Path;
@@ -15,8 +14,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
 
-use self::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
 use super::lock::{FolderLock, LockError};
+use super::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 
-use super::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
 use super::{Writer, unavailable};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
+use crate::store::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
 use crate::store::{Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, partial_tiles, restored};
 
 pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<Committed, CommitError> {

@@ -1,4 +1,4 @@
-//! Rows as SQLite holds them, and back. What does not read as a domain value is an error, never a default.
+//! Rows as both databases hold them, and back. What does not read as a domain value is an error, never a default.
 
 use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
@@ -9,7 +9,7 @@ use crate::domain::verifier::Verifier;
 use crate::signer::released::TreeHead;
 use crate::store::{Answer, Answered, FeedHead, Head, Placed, StoreError, TokenRecord};
 
-/// A count or a time as SQLite's signed integer. Nothing of ours comes near 2^63; what does is pinned there, not wrapped.
+/// A count or a time as SQL's signed integer. Nothing of ours comes near 2^63; what does is pinned there, not wrapped.
 pub(super) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
