@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as BASE64};
@@ -110,6 +111,47 @@ async fn each_revokes_what_is_theirs_and_security_revokes_anything() {
     for (what, id) in all {
         assert_eq!(revokes(&site.sam, what, id).await, 200, "sam: {what}");
     }
+}
+
+/// The kill commits though nobody waits for its answer; then the sessions must end as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_human_is_signed_out_though_the_killer_hangs_up() {
+    use tokio::io::AsyncWriteExt as _;
+    let _machine = beside_others().await;
+    let site = Site::start().await;
+    let address = site.authority.url.strip_prefix("http://").expect("http").to_owned();
+    let feed_seq = async || -> u64 {
+        let (_, body) = site.authority.get_as(&site.sam, "/readyz").await;
+        serde_json::from_slice::<Value>(&body).unwrap()["feed_seq"].as_u64().unwrap()
+    };
+    let mut committed = 0;
+    for round in 0..48_u64 {
+        let bob = Person::sign_in(&site.authority.http, &site.authority.url, "bob").await.unwrap();
+        assert_eq!(site.authority.get_as(&bob, "/v1/me").await.0, 200, "round {round}");
+        let before = feed_seq().await;
+        let body = json!({ "what": "human", "id": bob.human(), "reason": "drill" }).to_string();
+        let mut hangs_up = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let head = format!(
+            "POST /v1/revocations HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            site.sam.session().session,
+            body.len()
+        );
+        hangs_up.write_all((head + &body).as_bytes()).await.unwrap();
+        // The moment is swept from before the commit to after it.
+        let sent = Instant::now();
+        while sent.elapsed() < Duration::from_micros(round * 60) {
+            std::hint::spin_loop();
+        }
+        drop(hangs_up);
+        // Hung up early enough, it was never asked for.
+        let commits = async { while feed_seq().await == before {} };
+        if tokio::time::timeout(Duration::from_millis(100), commits).await.is_ok() {
+            committed += 1;
+            let ends = async { while site.authority.get_as(&bob, "/v1/me").await.0 != 401 {} };
+            tokio::time::timeout(Duration::from_secs(5), ends).await.unwrap_or_else(|_| panic!("round {round}: killed and still signed in"));
+        }
+    }
+    assert!(committed > 0, "no kill was committed in 48 rounds");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,9 +26,16 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
         return Err(ApiError::bad_request("expected a reason"));
     }
     let target = target(&body.what, body.id.as_deref())?;
-    let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await.map_err(refused)?;
-    // P5, the kill sticks: who keeps a session would grant anew with the generations of after the kill.
-    app.end_sessions(target);
+    // A task of its own: whoever asked may hang up, the kill then commits all the same, and the sessions must end with it.
+    let done = tokio::spawn(async move {
+        let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await;
+        // P5, the kill sticks: who keeps a session would grant anew with the generations of after the kill.
+        if revoked.is_ok() {
+            app.end_sessions(target);
+        }
+        revoked
+    });
+    let revoked = done.await.map_err(ApiError::unavailable)?.map_err(refused)?;
     Ok((StatusCode::CREATED, Json(json!({ "feed_seq": revoked.feed_seq, "leaf_index": revoked.leaf, "committed_us": revoked.committed.map(|c| c.0) }))))
 }
 
