@@ -154,13 +154,17 @@ impl Guard {
             (decision, utc) = judge();
         }
         let utc = utc.unwrap_or_default();
-        let challenge = self.replay.challenge();
+        let mut challenge = self.replay.challenge();
         let verdict = match (&decision, &opened.proof) {
             // A place for the record first: a proof spent without one would be nobody's.
-            (Decision::Allow(allow), proof) => self
-                .receipts
-                .reserve()
-                .and_then(|place| proof.as_ref().map_or(Ok(()), |proof| self.replay.spend(proof, utc)).map(|()| (allow.valid_until, place))),
+            (Decision::Allow(allow), proof) => self.receipts.reserve().and_then(|place| {
+                if let Ok(proof) = proof {
+                    let (spent, by) = self.replay.spend_noting(proof, utc);
+                    challenge = by;
+                    spent?;
+                }
+                Ok((allow.valid_until, place))
+            }),
             // A proof for another instance is named as such, where nothing that comes earlier in law 11 stands.
             (Decision::Deny(Cause::Holder), Err(cause)) => Err(*cause),
             (Decision::Deny(cause), _) => Err(*cause),

@@ -211,14 +211,25 @@ impl ReplayCache {
 
     /// True if the proof is of now: for this challenge and, where the time is known, inside its window. Only such a one says
     /// that its holder is there; an older one may come from whoever saw it pass.
-    pub fn is_current(&self, proof: &VerifiedProof, now: Option<UtcMillis>) -> bool {
+    pub fn is_current(&self, proof: &VerifiedProof<'_>, now: Option<UtcMillis>) -> bool {
         proof.signed.nonce.starts_with(&self.challenge()) && now.is_none_or(|now| proof.signed.is_inside(now))
     }
 
     /// Spends a proof, or says why it cannot be: [`Cause::Replay`] or [`Cause::Unavailable`].
     pub fn spend(&self, proof: &VerifiedProof<'_>, now: UtcMillis) -> Result<(), Cause> {
-        let nonce = &proof.signed.nonce;
+        self.spend_noting(proof, now).0
+    }
+
+    /// [`ReplayCache::spend`], and the challenge it went by: a receipt that named one drawn a moment before or after would
+    /// make an honest verifier look like a liar.
+    pub fn spend_noting(&self, proof: &VerifiedProof<'_>, now: UtcMillis) -> (Result<(), Cause>, Challenge) {
         let mut spent = self.lock();
+        let challenge = spent.challenge;
+        (self.take(&mut spent, proof, now), challenge)
+    }
+
+    fn take(&self, spent: &mut Spent, proof: &VerifiedProof<'_>, now: UtcMillis) -> Result<(), Cause> {
+        let nonce = &proof.signed.nonce;
         if !nonce.starts_with(&spent.challenge) || !proof.signed.is_inside(now) {
             return Err(Cause::Replay);
         }
@@ -228,10 +239,7 @@ impl ReplayCache {
             spent.turned = now;
         }
         // Nonces are random and signed; the holder is not part of the key, so two holders cannot share one either.
-        if spent.old.contains(nonce) {
-            return Err(Cause::Replay);
-        }
-        if spent.young.contains(nonce) {
+        if spent.old.contains(nonce) || spent.young.contains(nonce) {
             return Err(Cause::Replay);
         }
         let full = spent.young.len() >= self.capacity;
@@ -310,8 +318,13 @@ mod tests {
         assert_eq!(spend(&cache, 2, t, t), Err(Cause::Replay), "a full share still knows what it spent");
 
         let cache = ReplayCache::new([7; 16], 2);
+        let noted = |cache: &ReplayCache| {
+            with_call("payments/1", r#"{"amount":1}"#, |c| cache.spend_noting(&proof(1, t).verify(&Key::of(&key(10)), &[1; 32], c).unwrap(), UtcMillis(t)))
+        };
         cache.renew([8; 16]);
-        assert_eq!(spend(&cache, 1, t, t), Err(Cause::Replay));
+        assert_eq!(noted(&cache), (Err(Cause::Replay), [8; 16]));
+        cache.renew([7; 16]);
+        assert_eq!(noted(&cache), (Ok(()), [7; 16]));
     }
 
     #[test]
