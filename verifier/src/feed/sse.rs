@@ -6,6 +6,7 @@ mod events;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
 use crate::ids::{BootTime, Clock};
 use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
 use crate::revocation::{KeyListStays, RevocationView as _, View};
+use crate::trust::KeepError;
 use crate::wire::{Canonical as _, Malformed};
 use events::EventReader;
 
@@ -42,6 +44,8 @@ pub struct FeedConfig {
     pub reopen_every: Duration,
     /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
     pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
+    pub trust_path: Option<PathBuf>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -59,6 +63,7 @@ impl FeedConfig {
             bound: Duration::from_millis(150),
             reopen_every: Duration::from_secs(20),
             sign_in: None,
+            trust_path: None,
             on_alarm: Box::new(|_| {}),
         }
     }
@@ -149,6 +154,12 @@ impl FeedClient {
         let _ = timeout(PULL_WAIT, ended.wait_for(|ended| *ended)).await;
     }
 
+    /// Starts a pull, or joins the one under way, and waits for nothing. For whoever must not hold the client.
+    pub fn puller(&self) -> impl Fn() + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || drop(shared.start_pull())
+    }
+
     /// How it is doing.
     pub fn status(&self) -> FeedStatus {
         let (watermark, counters) = {
@@ -198,6 +209,8 @@ enum FetchError {
     KeyList(#[from] KeyListError),
     #[error(transparent)]
     KeyListStays(#[from] KeyListStays),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     #[error("{0}")]
     Broken(&'static str),
 }
@@ -400,7 +413,7 @@ impl Shared {
         Err(FetchError::Broken("feed did not come to an end of its tail"))
     }
 
-    async fn fetch_tail(&self, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
+    async fn fetch_tail(self: &Arc<Self>, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
         #[derive(serde::Deserialize)]
         struct Tail {
             messages: Vec<String>,
@@ -426,35 +439,60 @@ impl Shared {
         Ok(need)
     }
 
-    async fn fetch_key_list(&self) -> Result<Need, FetchError> {
+    async fn fetch_key_list(self: &Arc<Self>) -> Result<Need, FetchError> {
         #[derive(serde::Deserialize)]
         struct Keys {
             key_list: String,
         }
         let keys: Keys = serde_json::from_slice(&self.get("/v1/keys", &[], MAX_KEYS_BYTES).await?)?;
         let list = UnverifiedKeyList::from_bytes(&BASE64_URL_SAFE_NO_PAD.decode(keys.key_list)?)?;
-        // What the authority serves is believed for the anchors' signatures alone.
-        let list = self.config.anchors.accept(&list, self.view.tenant())?;
+        match self.believe(list)? {
+            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
+            need => Ok(need),
+        }
+    }
+
+    /// Takes a key list, fetched or pushed: for the anchors' signatures alone, whoever brought it (F8).
+    fn believe(self: &Arc<Self>, signed: UnverifiedKeyList) -> Result<Need, FetchError> {
+        let list = self.config.anchors.accept(&signed, self.view.tenant())?;
+        let version = list.payload().version;
+        let rises = version > self.view.key_list().payload().version;
         let now = self.config.clock.boot();
         let (result, alarms) = {
             let mut state = self.state();
             (state.accept_key_list(list, now), state.take_alarms())
         };
         self.report(&alarms);
-        match result? {
-            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
-            need => Ok(need),
+        let need = result?;
+        if let Some(path) = self.config.trust_path.clone().filter(|_| rises) {
+            let shared = Arc::clone(self);
+            // It counts already; the disk may take its time.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = crate::trust::keep(&path, &signed) {
+                    shared.note(&error.into());
+                    shared.report(&[Alarm::TrustFile { version }]);
+                }
+            });
         }
+        Ok(need)
     }
 
-    fn receive(&self, bytes: &[u8]) -> Result<Need, FeedError> {
+    fn receive(self: &Arc<Self>, bytes: &[u8]) -> Result<Need, FeedError> {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, alarms) = {
+        let (result, announced, alarms) = {
             let mut state = self.state();
-            (state.receive(bytes, now, wall), state.take_alarms())
+            (state.receive(bytes, now, wall), state.take_announced(), state.take_alarms())
         };
         self.report(&alarms);
-        result
+        let need = result?;
+        let Some(list) = announced else { return Ok(need) };
+        let list = UnverifiedKeyList::from_bytes(&list).map_err(KeyListError::Malformed)?;
+        match self.believe(list) {
+            Ok(after) => Ok(if after == Need::Nothing { need } else { after }),
+            Err(FetchError::KeyList(error)) => Err(error.into()),
+            // Overtaken, or an alarm by now.
+            Err(_) => Ok(need),
+        }
     }
 
     /// The clock is read inside: right before the request is sent (F11).
