@@ -2,7 +2,7 @@
 
 pub mod browser;
 pub mod people;
-mod proxy;
+pub mod proxy;
 mod report;
 mod tools;
 

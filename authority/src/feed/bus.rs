@@ -44,7 +44,6 @@ impl Bus {
     pub fn subscribe(&self) -> Subscription {
         Subscription(self.0.subscribe())
     }
-
 }
 
 impl Transport for Bus {

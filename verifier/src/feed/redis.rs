@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use crate::ids::Tenant;
 
-pub(in crate::feed) use subscriber::{Counts, keep_subscription};
 pub use subscriber::RedisStatus;
+pub(in crate::feed) use subscriber::{Counts, keep_subscription};
 
 /// Where Redis is, and how the feed travels over it: `[redis]` of a configuration file. Publisher and subscribers must agree on all but the user.
 #[derive(Clone, Debug, serde::Deserialize)]
