@@ -43,6 +43,15 @@ fn over_tls(redis: &RedisProcess, user: &str) -> (RedisUrl, PathBuf) {
     (format!("rediss://{user}@localhost:{}", redis.port).parse().unwrap(), redis.folder.join("ca.pem"))
 }
 
+#[test]
+fn the_documentation_shows_the_files_that_are_tested() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let read = |name: &str| std::fs::read_to_string(docs.join(name)).unwrap();
+    for file in ["redis/users.acl", "redis/redis.conf"] {
+        assert!(read("operations.md").contains(&format!("```\n{}```", read(file))), "docs/operations.md shows another {file}");
+    }
+}
+
 const AUTHORITY: &str = "procura-authority:authority-password";
 const VERIFIER: &str = "procura-verifier:verifier-password";
 
