@@ -145,6 +145,10 @@ async fn connected(inner: &Inner, channel: &str, server: &RedisServer, node: Opt
     let mut connection = server.client(node)?.get_multiplexed_async_connection_with_config(&RedisServer::patience()).await?;
     inner.connected.store(true, Ordering::Relaxed);
     let (publish, count) = if server.is_sharded() { ("SPUBLISH", "SHARDNUMSUB") } else { ("PUBLISH", "NUMSUB") };
+    // A node of a cluster counts to zero where the channel is another's, and only `SPUBLISH` says so: until then somebody may listen, and the
+    // first beat finds out.
+    let mut is_placed = !server.is_sharded();
+    inner.listeners.store(u64::from(!is_placed), Ordering::Relaxed);
     loop {
         let next: Vec<_> = {
             let mut queue = lock(&inner.queue);
@@ -153,8 +157,10 @@ async fn connected(inner: &Inner, channel: &str, server: &RedisServer, node: Opt
         };
         if next.is_empty() {
             // Where beats rest because nobody listens, somebody may begin to.
-            let (_, listeners): (String, u64) = redis::cmd("PUBSUB").arg(count).arg(channel).query_async(&mut connection).await?;
-            inner.listeners.store(listeners, Ordering::Relaxed);
+            if is_placed {
+                let (_, listeners): (String, u64) = redis::cmd("PUBSUB").arg(count).arg(channel).query_async(&mut connection).await?;
+                inner.listeners.store(listeners, Ordering::Relaxed);
+            }
             // Filled or not: look.
             let _ = timeout(ASK_EVERY, inner.filled.notified()).await;
             continue;
@@ -163,6 +169,7 @@ async fn connected(inner: &Inner, channel: &str, server: &RedisServer, node: Opt
         let sent = try_join_all(next.iter().map(|m| send(connection.clone(), publish, channel, m))).await;
         match sent {
             Ok(listeners) => {
+                is_placed = true;
                 inner.published.fetch_add(listeners.len() as u64, Ordering::Relaxed);
                 inner.listeners.store(listeners.last().copied().unwrap_or(0), Ordering::Relaxed);
             }
@@ -196,6 +203,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Messages that wait for the connection: at the most 16 MiB, as a rule 60 KB.
 const MAX_QUEUED: usize = 256;
-const MAX_AT_ONCE: usize = 32;
+const MAX_AT_ONCE: usize = 30;
 /// How soon a first subscriber is noticed, and with it the first beat sent.
 const ASK_EVERY: Duration = Duration::from_millis(200);
