@@ -6,6 +6,7 @@ pub mod door;
 pub mod keygen;
 pub mod log;
 pub mod login;
+pub mod redis;
 pub mod revoke;
 pub mod sample_tool;
 pub mod session;

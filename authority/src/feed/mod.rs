@@ -5,9 +5,13 @@
 
 pub mod beat;
 pub mod bus;
+pub mod redis;
+
+#[cfg(test)]
+mod contract;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
@@ -17,7 +21,7 @@ use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
 use self::beat::Pulse;
-use self::bus::{Bus, Subscription};
+use self::bus::{Bus, Subscription, Transport};
 use crate::signer::Signer;
 use crate::store::{Store, StoreError};
 
@@ -52,6 +56,8 @@ struct Inner {
     signer: Arc<dyn Signer>,
     pulse: Arc<Pulse>,
     bus: Bus,
+    /// Redis, where it is configured.
+    beside: OnceLock<Arc<dyn Transport>>,
     asking: mpsc::Sender<Ask>,
     recent: Mutex<VecDeque<(u64, u64, Arc<SignedMessage>)>>,
 }
@@ -62,10 +68,15 @@ impl Feed {
     /// Starts the two tasks that beat and answer. They end when the last clone of the feed is gone.
     pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
-        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), asking, recent: Mutex::default() }));
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, recent: Mutex::default() }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
         tokio::spawn(beat(Arc::downgrade(&feed.0)));
         feed
+    }
+
+    /// From now on another way carries everything too. The first one given stays; ends with the feed.
+    pub fn carry_beside(&self, transport: Arc<dyn Transport>) {
+        let _ = self.0.beside.set(transport);
     }
 
     /// Everything published from now on. Subscribe first, then ask for the head: nothing falls between.
@@ -115,7 +126,7 @@ impl Feed {
             }
             recent.push_back((epoch, seq, Arc::clone(&message)));
             drop(recent);
-            self.0.bus.publish(message);
+            self.0.send(message);
         }
     }
 
@@ -135,6 +146,19 @@ impl Feed {
         let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
         Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+    }
+}
+
+impl Inner {
+    fn send(&self, message: Arc<SignedMessage>) {
+        if let Some(beside) = self.beside.get() {
+            beside.publish(Arc::clone(&message));
+        }
+        self.bus.publish(message);
+    }
+
+    fn has_listeners(&self) -> bool {
+        self.bus.has_listeners() || self.beside.get().is_some_and(|b| b.has_listeners())
     }
 }
 
@@ -161,8 +185,8 @@ async fn beat(inner: std::sync::Weak<Inner>) {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { break };
         // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
-        if inner.bus.has_listeners() {
-            inner.bus.publish(Arc::new(inner.pulse.beat(Vec::new())));
+        if inner.has_listeners() {
+            inner.send(Arc::new(inner.pulse.beat(Vec::new())));
         }
     }
 }
