@@ -9,5 +9,6 @@ mod cli;
 mod demo;
 mod kill;
 mod roles;
+mod sessions;
 mod support;
 mod tool;

@@ -152,3 +152,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod replicas;

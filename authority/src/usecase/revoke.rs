@@ -262,7 +262,6 @@ mod tests {
     async fn each_kind_is_one_item_in_the_feed_beside_one_leaf() {
         let app = app().await;
         let (alice, bot, grant) = app.granted().await;
-        let sam = app.person("sam").await;
         let issued = app.mint(bot, grant).await.unwrap();
         let human = alice.human().unwrap();
         let floor = |scope| Item::Floor { scope, generation: 1 };
@@ -276,6 +275,7 @@ mod tests {
             (Target::Everything, floor(FloorScope::Global)),
         ];
         for (n, (target, item)) in (1..).zip(cases) {
+            let sam = app.person("sam").await;
             let done = revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
             assert_eq!(done.feed_seq, n);
             assert_eq!(items(&app).await.pop(), Some(item.clone()), "{target:?}");

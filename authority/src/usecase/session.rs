@@ -167,7 +167,7 @@ mod tests {
             let after = signed_in(&app, "alice").await;
             assert!(human(&app, &after).await.is_some(), "signed in after {target:?}");
         }
-        assert_eq!(app.ctx.store.sessions_of(alice).await.unwrap().len(), 3, "a human's kill ended that one in its own commit");
+        assert_eq!(app.ctx.store.sessions_of(alice).await.unwrap().len(), 5, "a human's kill took theirs away in its own commit, the others die by the floor");
     }
 
     /// The race: the request was past its session check when the kill committed. The commit asks again.
