@@ -7,9 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use axum::Extension;
 use axum::serve::ListenerExt as _;
-use futures_util::future::BoxFuture;
 use procura_verifier::feed::redis::RedisConfig;
-use procura_verifier::ids::{Clock, HumanId, SystemClock};
+use procura_verifier::ids::{Clock, SystemClock};
 use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
 use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
@@ -22,15 +21,13 @@ use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
-use crate::domain::principal::Principal;
 use crate::feed::redis::RedisBus;
 use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
 use crate::oidc::routes::{Cookies, OidcState};
-use crate::oidc::session::Sessions;
-use crate::oidc::{SignInSink, SignedIn, SinkError};
+use crate::seal::SessionSecret;
 use crate::secret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
@@ -38,7 +35,6 @@ use crate::store::lock::FolderLock;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
-use crate::usecase::sign_in::{self, SignInError};
 use crate::writer::{self, ReleasedCheckpoint};
 
 /// The socket in the data folder, mode 0600: whoever may open it could read the keys anyway.
@@ -127,13 +123,10 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     if let Some(redis) = redis {
         ctx.feed.carry_beside(Arc::new(RedisBus::start(&redis, &ctx.tenant, rng())?));
     }
-    let sessions = Arc::new(Sessions::default());
-    let sink = Arc::new(Sink(ctx.clone()));
-    let oidc = OidcState::new(&url, relying_party, sessions.clone(), sink, clock, rng())?;
+    let oidc = OidcState::new(&url, relying_party, ctx.clone())?;
     let app = AppState::new(Shared {
         origin: origin(&url)?,
         authority: url.clone(),
-        sessions,
         cookies: Cookies::for_address(&url)?,
         oidc: Arc::new(oidc),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -184,6 +177,7 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
         clock: Arc::new(SystemClock),
         rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
         released: Released::open(&folder.join("released-checkpoint"))?,
+        session_secret: SessionSecret::open(&keys, &mut rng)?,
         origin: origin(url)?,
         grants: config::dev_grants(provider)?,
     };
@@ -240,24 +234,6 @@ pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
     let url = TrustFile::from_json(&trust)?.authority;
     let started = open(FolderLock::take(folder)?, folder, &url, "").await?;
     export(&started.context, &started.key_list, &started.context.writer.checkpoint()).await
-}
-
-/// Puts a sign-in on record before a session exists.
-struct Sink(Arc<Context>);
-
-impl SignInSink for Sink {
-    fn signed_in<'a>(&'a self, who: &'a SignedIn) -> BoxFuture<'a, Result<HumanId, SinkError>> {
-        Box::pin(async move {
-            match sign_in::sign_in(&self.0, &who.into()).await {
-                Ok(Principal::Human { id, .. }) => Ok(id),
-                Ok(_) | Err(SignInError::Subject) => Err(SinkError::NotAdmitted),
-                Err(SignInError::Unavailable(e)) => {
-                    tracing::error!(error = %e, "sign_in.unavailable");
-                    Err(SinkError::Unavailable)
-                }
-            }
-        })
-    }
 }
 
 /// The log's name does not change with the port: an authority for development has one name.

@@ -14,6 +14,7 @@ pub mod feed;
 pub mod http;
 pub mod log;
 pub mod oidc;
+pub mod seal;
 pub mod secret;
 pub mod signer;
 pub mod store;

@@ -140,6 +140,11 @@ impl Writer {
         self.enqueue(change)?.await.unwrap_or_else(|_| Err(stopped()))
     }
 
+    /// Asks for a change whose outcome nobody waits for: it is written soon, or refused, or lost.
+    pub fn post(&self, change: Change) {
+        _ = self.enqueue(change);
+    }
+
     /// Writes changes in this order, though not all at once: one may be refused or fail and the next not.
     pub async fn submit_all(&self, changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
         let told: Vec<_> = changes.into_iter().map(|c| self.enqueue(c)).collect();

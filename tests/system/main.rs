@@ -10,5 +10,6 @@ mod demo;
 mod kill;
 mod redis;
 mod roles;
+mod sessions;
 mod support;
 mod tool;

@@ -31,7 +31,7 @@ pub async fn ready(State(app): State<AppState>) -> Result<Json<Value>, ApiError>
 pub async fn me(caller: Caller) -> Json<Value> {
     use crate::domain::principal::Principal;
     Json(match caller.0 {
-        Principal::Human { id, roles, auth_time } => json!({ "human": id, "roles": roles, "auth_time_ms": auth_time }),
+        Principal::Human { id, roles, auth_time, .. } => json!({ "human": id, "roles": roles, "auth_time_ms": auth_time }),
         other => json!({ "principal": other.label() }),
     })
 }

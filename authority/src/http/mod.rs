@@ -31,10 +31,8 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
-use crate::domain::principal::Principal;
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
-use crate::oidc::session::{Session, Sessions};
 use crate::usecase::Context;
 
 /// What the handlers share. Cheap to clone.
@@ -51,8 +49,6 @@ pub struct Shared {
     pub origin: Origin,
     /// The key list in force, as it travels.
     pub signed_key_list: UnverifiedKeyList,
-    /// Who is signed in.
-    pub sessions: Arc<Sessions>,
     /// How sessions travel.
     pub cookies: Cookies,
     /// Sign-in pages.
@@ -77,14 +73,6 @@ impl AppState {
     /// Refuses another tenant than the one this authority serves.
     fn is_ours(&self, tenant: &Tenant) -> Result<(), ApiError> {
         if *tenant == self.ctx.tenant { Ok(()) } else { Err(ApiError::not_found(format!("tenant is `{tenant}`, which is not served here"))) }
-    }
-
-    /// The person behind a session, with the roles of this moment.
-    async fn principal(&self, session: &Session) -> Result<Principal, ApiError> {
-        let human = self.ctx.store.find_human(session.human).await.map_err(ApiError::unavailable)?;
-        let human = human.ok_or_else(|| ApiError::unauthenticated("the person is no longer known: sign in again"))?;
-        let roles = self.ctx.grants.of(&human.subject).roles;
-        Ok(Principal::Human { id: human.id, roles, auth_time: session.auth_time.unwrap_or_default() })
     }
 
     async fn export(&self) -> anyhow::Result<Vec<u8>> {
@@ -164,3 +152,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod replicas;

@@ -44,6 +44,9 @@ pub enum KeyFileError {
     /// Not a key.
     #[error("key file {0} is not an Ed25519 key in PKCS#8 PEM")]
     NotAKey(PathBuf),
+    /// Not a secret.
+    #[error("secret file {0} does not hold 32 bytes in hex")]
+    NotASecret(PathBuf),
 }
 
 /// The authority's keys from `<data>/keys`.
@@ -169,7 +172,33 @@ pub fn read_key(path: &Path) -> Result<SigningKey, KeyFileError> {
     load(path)?.ok_or_else(|| KeyFileError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
 }
 
+/// Reads the 32 bytes in `<folder>/<name>`, in hex; draws them where there are none. Of two processes that start together
+/// on one empty folder one may fail to start; never do both go on with different secrets.
+pub fn load_or_make_secret(folder: &Path, name: &str, rng: &mut impl rand::CryptoRng) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
+    let path = folder.join(name);
+    let io = |source| KeyFileError::Io { path: path.clone(), source };
+    if read_private(&path)?.is_none() {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        rng.fill_bytes(bytes.as_mut());
+        make_folder(folder).map_err(io)?;
+        match write_new(folder, &path, Zeroizing::new(hex::encode(bytes.as_slice())).as_bytes()) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            done => done.map_err(io)?,
+        }
+    }
+    let text = read_private(&path)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    hex::decode_to_slice(text.trim_ascii_end(), bytes.as_mut_slice()).map_err(|_| KeyFileError::NotASecret(path.clone()))?;
+    Ok(bytes)
+}
+
 fn load(path: &Path) -> Result<Option<SigningKey>, KeyFileError> {
+    let Some(pem) = read_private(path)? else { return Ok(None) };
+    SigningKey::from_pkcs8_pem(&pem).map(Some).map_err(|_| KeyFileError::NotAKey(path.to_owned()))
+}
+
+/// At most 1024 bytes of a file that nobody else may read.
+fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, KeyFileError> {
     let io = |source| KeyFileError::Io { path: path.to_owned(), source };
     // O_NOFOLLOW: a link could point at a file whose mode somebody else rules.
     let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
@@ -183,9 +212,9 @@ fn load(path: &Path) -> Result<Option<SigningKey>, KeyFileError> {
     if mode & 0o077 != 0 {
         return Err(KeyFileError::Open { path: path.to_owned(), mode });
     }
-    let mut pem = Zeroizing::new(String::with_capacity(1024));
-    (&mut file).take(1024).read_to_string(&mut pem).map_err(io)?;
-    SigningKey::from_pkcs8_pem(&pem).map(Some).map_err(|_| KeyFileError::NotAKey(path.to_owned()))
+    let mut text = Zeroizing::new(String::with_capacity(1024));
+    (&mut file).take(1024).read_to_string(&mut text).map_err(io)?;
+    Ok(Some(text))
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {

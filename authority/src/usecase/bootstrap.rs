@@ -8,12 +8,12 @@ use procura_verifier::wire::{Canonical as _, Malformed};
 use rand::RngCore;
 
 use super::{Context, Unavailable};
-use crate::agent_auth::Challenges;
 use crate::domain::grants::Grants;
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
 use crate::log::checkpoint::Origin;
 use crate::log::event;
+use crate::seal::{Seals, SessionSecret};
 use crate::signer::Signer;
 use crate::signer::released::Released;
 use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
@@ -33,6 +33,8 @@ pub struct Start {
     pub rngs: [Box<dyn RngCore + Send + Sync>; 2],
     /// What was released last.
     pub released: Released,
+    /// What all replicas seal under.
+    pub session_secret: SessionSecret,
     /// The log's name.
     pub origin: Origin,
     /// Who may delegate what.
@@ -90,7 +92,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
             return Err(BootstrapError::NotListed { usage, key });
         }
     }
-    let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, origin, grants, .. } = start;
+    let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, session_secret, origin, grants, .. } = start;
+    let seals = Seals::new(&session_secret, &tenant);
     let head = store.head().await?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
@@ -108,7 +111,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
-    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
+    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed };
     Ok(Started { context: Arc::new(context), key_list: signed })
 }
 

@@ -14,12 +14,14 @@ use super::bootstrap::{BootstrapError, Start, Started, bootstrap};
 use super::delegate::delegate;
 use super::issue::{IssueError, Issued, Mint, issue};
 use super::register_agent::{RegisterError, Registered, Registration, challenge, register_agent};
-use super::sign_in::{Identity, sign_in};
+use super::sign_in::{Identity, Journey, before, sign_in};
 use super::*;
 use crate::agent_auth::Assertion;
 use crate::domain::delegation::tests::terms;
 use crate::domain::human::{Role, Subject};
 use crate::domain::principal::Principal;
+use crate::domain::session::{Assurance, HashedToken};
+use crate::seal::SessionSecret;
 use crate::log::leaf::OpenedLeaf;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
@@ -73,23 +75,34 @@ pub(crate) async fn app_in(folder: &TempDir) -> Result<App, BootstrapError> {
 
 pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Result<App, BootstrapError> {
     let clock = HandClock::new();
+    let (Started { context, key_list }, anchors) = replica(store, &folder.join("keys"), folder, clock.clone()).await?;
+    Ok(App { ctx: context, clock, anchors, key_list, _folder: None })
+}
+
+/// One of several processes: `keys` are everybody's, `own` is its own.
+pub(crate) async fn replica(
+    store: Arc<dyn Store>,
+    keys: &std::path::Path,
+    own: &std::path::Path,
+    clock: Arc<dyn Clock>,
+) -> Result<(Started, Anchors), BootstrapError> {
     let mut rng = StdRng::from_os_rng();
-    let keys = folder.join("keys");
-    let signer = Arc::new(FileSigner::open(&keys, &mut rng).unwrap());
-    let anchor = AnchorFile::open(&keys, &mut rng).unwrap();
+    let signer = Arc::new(FileSigner::open(keys, &mut rng).unwrap());
+    let anchor = AnchorFile::open(keys, &mut rng).unwrap();
     let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
     let start = Start {
         store,
         signer: Arc::clone(&signer) as Arc<dyn Signer>,
         anchors: anchors.clone(),
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        clock,
+        session_secret: SessionSecret::open(keys, &mut rng).unwrap(),
         rngs: [Box::new(rng.clone()), Box::new(rng)],
-        released: Released::open(&folder.join("released-checkpoint")).unwrap(),
+        released: Released::open(&own.join("released-checkpoint")).unwrap(),
         origin: "127.0.0.1/acme".parse().unwrap(),
         grants: grants(),
     };
-    let Started { context, key_list } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
-    Ok(App { ctx: context, clock, anchors, key_list, _folder: None })
+    let started = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
+    Ok((started, anchors))
 }
 
 fn grants() -> Grants {
@@ -106,7 +119,7 @@ fn grants() -> Grants {
 }
 
 pub(crate) fn identity(name: &str) -> Identity {
-    Identity { subject: Subject { issuer: "https://idp".into(), subject: name.into() }, auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] }
+    Identity { subject: Subject { issuer: "https://idp".into(), subject: name.into() }, assurance: Assurance { auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] } }
 }
 
 pub(crate) fn signing(n: u8) -> SigningKey {
@@ -121,7 +134,13 @@ pub(crate) fn possession(nonce: &[u8; 32], of: Key, signer: u8) -> [u8; 64] {
 
 impl App {
     pub async fn person(&self, name: &str) -> Principal {
-        sign_in(&self.ctx, &identity(name)).await.unwrap()
+        sign_in(&self.ctx, &identity(name), &self.journey().await).await.unwrap()
+    }
+
+    /// To the provider and back, without a session at the end.
+    pub async fn journey(&self) -> Journey {
+        let spends = (HashedToken::from_bytes(self.ctx.random()), self.ctx.now().plus(60_000));
+        Journey { before: before(&self.ctx).await.unwrap(), spends, opens: None, ends: None }
     }
 
     pub async fn register(&self, owner: &Principal, name: &str, n: u8) -> Result<Registered, RegisterError> {

@@ -245,6 +245,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(app.mint(bot, grant).await, Err(IssueError::Revoked));
         }
+        let alice = app.person("alice").await;
         let anew = delegate(&app.ctx, &alice, bot, terms(), None).await.unwrap().delegation;
         let token = app.mint(bot, anew).await.unwrap();
         let parsed = UnverifiedToken::parse(&token.token).unwrap();

@@ -9,6 +9,7 @@ pub mod issue;
 pub mod receipts;
 pub mod register_agent;
 pub mod revoke;
+pub mod session;
 pub mod sign_in;
 
 #[cfg(test)]
@@ -28,14 +29,15 @@ use rand::RngCore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::agent_auth::Challenges;
 use crate::domain::delegation::scopes;
 use crate::domain::grants::Grants;
 use crate::domain::opening::Opening;
+use crate::domain::principal::Principal;
 use crate::feed::Feed;
 use crate::log::event::{self, Event};
+use crate::seal::Seals;
 use crate::signer::Signer;
-use crate::store::{Answer, Placed, Row, Store, StoreError};
+use crate::store::{Answer, Placed, Require, Row, Store, StoreError};
 use crate::writer::{WriteError, Writer};
 
 /// What every use case works with: one tenant's. Cheap to share behind an `Arc`.
@@ -56,8 +58,8 @@ pub struct Context {
     pub keys: KeyList,
     /// Who may delegate what.
     pub grants: Grants,
-    /// Open possession challenges.
-    pub challenges: Challenges,
+    /// Seals what is handed out and must come back, under a key that all replicas share.
+    pub seals: Seals,
     /// The feed.
     pub feed: Feed,
 }
@@ -103,6 +105,20 @@ pub struct Once {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the idempotency key was used with another request")]
 pub struct OtherRequest;
+
+/// A human, tenant or everything was killed since this person signed in. They sign in again before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("your sign-in was revoked: sign in again")]
+pub struct SignedOut;
+
+/// What the commit of a person's act requires: that no kill came between their sign-in and this transaction (P5). Refused
+/// as [`crate::store::Refused::Killed`]. Put first, so that the killed hear that and nothing else.
+pub fn standing(by: &Principal) -> Vec<Require> {
+    match by {
+        Principal::Human { id, generations, .. } => generations.of(*id).map(|(scope, g)| Require::NotBelowFloor(scope, g)).to_vec(),
+        Principal::Agent(_) | Principal::LocalOperator | Principal::Verifier(_) => Vec::new(),
+    }
+}
 
 impl Context {
     /// Authority UTC.

@@ -27,6 +27,7 @@ async fn everything_that_use_cases_do_replays() {
     for target in [Target::Token(tid), Target::Human(human), Target::Human(human), Target::Delegation(grant), Target::HolderKey(key(7))] {
         revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
     }
+    let alice = app.person("alice").await;
     let anew = delegate(&app.ctx, &alice, bot, terms(), None).await.unwrap().delegation;
     app.mint(bot, anew).await.unwrap();
 
