@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{MAX_NONCES, Message, SignedMessage};
-use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
@@ -96,12 +95,23 @@ impl Feed {
         rows.into_iter()
             .map(|row| {
                 let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
-                if row.key != self.0.signer.public(KeyUse::Feed) {
-                    return Err(FeedUnavailable::Store(format!("message {} is of feed key {}, which is not at hand", row.seq, row.key)));
-                }
-                Ok(Arc::new(self.0.signer.feed(&message)))
+                // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
+                let signed = self.0.signer.feed_again(&message, &row.key);
+                let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
+                Ok(Arc::new(signed.ok_or_else(none)?))
             })
             .collect()
+    }
+
+    /// A newer key list is in force: beats name it, and messages kept in memory, signed by keys that may be dead, are signed anew.
+    pub(crate) fn key_list_changed(&self, version: u64, hash: [u8; 32]) {
+        self.0.pulse.key_list(version, hash);
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Does not keep the feed alive.
+    pub(crate) fn downgrade(&self) -> WeakFeed {
+        WeakFeed(Arc::downgrade(&self.0))
     }
 
     /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
@@ -123,6 +133,16 @@ impl Feed {
         let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
         Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+    }
+}
+
+/// A feed for as long as somebody else holds it.
+pub(crate) struct WeakFeed(std::sync::Weak<Inner>);
+
+impl WeakFeed {
+    /// The feed, while it is there.
+    pub(crate) fn upgrade(&self) -> Option<Feed> {
+        self.0.upgrade().map(Feed)
     }
 }
 

@@ -56,7 +56,7 @@ impl Scene {
     /// An honest allow of this moment.
     fn allow(&self, number: u64, relied: Relied) -> Receipt {
         let (ctx, now) = (&self.app.ctx, self.app.ctx.now());
-        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys).unwrap();
+        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys.load()).unwrap();
         let (audience, tool, action, resource): (Audience, _, _, _) =
             ("payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(br#"{"amount":{"minor":12000,"unit":"EUR"}}"#).unwrap();
@@ -91,7 +91,7 @@ impl Scene {
 
     async fn replay(&self) -> Result<Summary, Finding> {
         let app = &self.app;
-        let bytes = export(&app.ctx, &app.key_list, &app.ctx.writer.checkpoint()).await.unwrap();
+        let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
         replay(&Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap())
     }
 

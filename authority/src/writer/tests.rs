@@ -41,7 +41,10 @@ async fn world() -> World {
     let signer = Arc::new(FileSigner::open(folder.path(), &mut rng).unwrap());
     let anchor = AnchorFile::open(folder.path(), &mut rng).unwrap();
     let list = anchor.first_list(&signer, &tenant(), UtcMillis(1_900_000_000_000), 3600);
-    let keys = Anchors::new(vec![anchor.public()], 1).unwrap().accept(&list, &tenant()).unwrap();
+    let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
+    let keys = anchors.accept(&list, &tenant()).unwrap();
+    let in_force = Arc::new(Keys::new(anchors, tenant(), list).unwrap());
+    signer.follow(in_force.clone());
     let store = Arc::new(Memory::new(tenant()));
     let clock = Arc::new(Ticking(AtomicU64::new(1000)));
     let head = store.head().await.unwrap();
@@ -52,6 +55,7 @@ async fn world() -> World {
     let parts = Parts {
         store: shared,
         signer,
+        keys: in_force,
         clock: clock.clone(),
         rng: Box::new(rng),
         origin: "127.0.0.1/acme".parse().unwrap(),
