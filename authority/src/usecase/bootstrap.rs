@@ -83,7 +83,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     };
     let keys = Arc::new(Keys::new(start.anchors.clone(), tenant.clone(), signed.clone())?);
     let list = keys.load();
-    for usage in [KeyUse::Root, KeyUse::Feed, KeyUse::Event, KeyUse::Log, KeyUse::Card] {
+    for usage in [KeyUse::Feed, KeyUse::Event, KeyUse::Log] {
         // Signing with a key that no verifier accepts would look like work and be none. One that has ended is another matter:
         // only a running authority can publish the list that mends it, and until then it signs nothing.
         if !list.of(usage).any(|k| start.signer.holds(usage, &k.key)) {

@@ -253,14 +253,12 @@ async fn a_replica_that_has_not_heard_writes_nothing_under_the_old_list() {
 #[tokio::test]
 async fn nothing_is_minted_that_could_outlive_the_keys_that_take_it_back() {
     let app = app().await;
-    let (alice, bot, _) = app.granted().await;
+    let (alice, bot, grant) = app.granted().await;
     // Every key but the event key goes on.
     for usage in KeyUse::ALL.into_iter().filter(|u| *u != KeyUse::Event) {
         app.publish(&app.prepared(usage, &[]).0).await.unwrap();
     }
     app.clock.advance_ms(365 * DAY - 1_800_000);
-    let terms = crate::usecase::delegate::Terms { not_after: app.ctx.now().plus(30 * DAY), ..crate::domain::delegation::tests::terms() };
-    let grant = crate::usecase::delegate::delegate(&app.ctx, &alice, bot, terms, None).await.unwrap().delegation;
     let mint = async |ttl| {
         let asked = Mint { delegation: grant, holder: key(1), audiences: vec![], ttl_secs: Some(ttl) };
         issue(&app.ctx, &app.assertion(bot), &asked).await
@@ -269,10 +267,10 @@ async fn nothing_is_minted_that_could_outlive_the_keys_that_take_it_back() {
     let token = mint(1700).await.unwrap();
     let warnings = app.ctx.key_warnings();
     assert!(!warnings.cannot_take_back && warnings.sentences.iter().any(|w| w.contains("the last event key ends at")), "{warnings:?}");
-    app.clock.advance_ms(1_700_000);
+    app.clock.advance_ms(1_600_000);
     revoke(&app.ctx, &alice, Target::Token(token.tid), None, None).await.unwrap();
     // Past the end: nothing is logged, and nothing lives that would have to be. A list with a new key mends it.
-    app.clock.advance_ms(200_000);
+    app.clock.advance_ms(300_000);
     assert!(app.ctx.key_warnings().cannot_take_back);
     assert!(matches!(revoke(&app.ctx, &alice, Target::HolderKey(key(9)), None, None).await, Err(RevokeError::Unavailable(_))));
     app.publish(&app.prepared(KeyUse::Event, &[]).0).await.unwrap();
