@@ -11,7 +11,7 @@ use procura_verifier::ids::{Clock as _, SystemClock};
 use procura_verifier::revocation::{RevocationView as _, View};
 use serde_json::Value;
 
-use super::support::{Authority, PATIENCE, Tool, alone, beside_others, delegated, http, key, load, mint, path, procura, procura_fed, rng, text, wish};
+use super::support::{Authority, PATIENCE, Tool, alone, beside_others, delegated, key, load, mint, path, procura, procura_fed, rng, text, wish};
 
 struct Scratch(tempfile::TempDir);
 
@@ -190,5 +190,4 @@ async fn a_first_list_is_made_signed_by_two_of_three_and_trusted() {
     assert!(nothing.unwrap_err().contains("expected something to rotate"));
     let count = std::fs::read_dir(&folder).unwrap().count();
     assert_eq!(count, 8, "what was refused made no keys");
-    _ = http();
 }

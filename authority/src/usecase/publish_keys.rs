@@ -117,14 +117,15 @@ pub struct Shown {
 /// The keys of the list in force.
 pub fn shown(ctx: &Context) -> Vec<Shown> {
     let (list, now) = (ctx.keys.load(), ctx.now());
-    let state = |k: &ListedKey| match () {
-        () if list.is_dead(&k.key) => "dead",
-        () if k.until < now => "ended",
-        () if now < k.from => "later",
-        () => "alive",
+    let state = |k: &ListedKey| match (list.is_dead(&k.key), now < k.from, k.until < now) {
+        (true, ..) => "dead",
+        (_, true, _) => "later",
+        (_, _, true) => "ended",
+        _ => "alive",
     };
     let keys = list.payload().keys.iter();
-    let show = |k: &ListedKey| Shown { usage: k.usage, key: k.key, from_ms: k.from, until_ms: k.until, state: state(k), at_hand: ctx.signer.holds(k.usage, &k.key) };
+    let show =
+        |k: &ListedKey| Shown { usage: k.usage, key: k.key, from_ms: k.from, until_ms: k.until, state: state(k), at_hand: ctx.signer.holds(k.usage, &k.key) };
     keys.map(show).collect()
 }
 

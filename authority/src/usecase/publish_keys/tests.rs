@@ -28,6 +28,7 @@ impl App {
 
     /// The next list, with a new key of this use made in the key folder.
     fn prepared(&self, usage: KeyUse, dead: &[Key]) -> (KeyListPayload, Key) {
+        self.clock.advance_ms(1_000);
         let key = self.made(usage);
         let rotate = if dead.is_empty() { vec![usage] } else { vec![] };
         let wanted = Wanted { new: vec![(usage, key)], rotate, dead: dead.to_vec(), valid_ms: 800 * DAY, overlap_ms: 7 * DAY };
@@ -68,7 +69,8 @@ async fn each_key_rotates_in_the_middle_of_everything_and_the_log_replays_over_i
         let app = app().await;
         let (alice, bot, grant) = app.granted().await;
         let before = app.mint(bot, grant).await.unwrap();
-        let other = revoke(&app.ctx, &alice, Target::HolderKey(key(9)), None, None).await.unwrap();
+        let sam = app.person("sam").await;
+        let other = revoke(&app.ctx, &sam, Target::HolderKey(key(9)), None, None).await.unwrap();
         let old = app.in_use(usage);
 
         let (payload, new) = app.prepared(usage, &[]);
@@ -101,7 +103,8 @@ async fn each_key_dies_at_once_and_what_stood_before_stands() {
         let app = app().await;
         let (alice, bot, grant) = app.granted().await;
         let token = app.mint(bot, grant).await.unwrap();
-        revoke(&app.ctx, &alice, Target::HolderKey(key(9)), None, None).await.unwrap();
+        let sam = app.person("sam").await;
+        revoke(&app.ctx, &sam, Target::HolderKey(key(9)), None, None).await.unwrap();
         // Into memory, signed by the key that is about to die.
         app.feed().await;
         let dead = app.in_use(usage);
@@ -185,11 +188,11 @@ async fn a_restart_at_any_step_goes_on() {
     app.person("sam").await;
     app.replays().await;
     // A dead one, and a restart before anything else is written.
-    let (payload, new) = app.prepared(KeyUse::Event, &[app.in_use(KeyUse::Event)]);
-    app.publish(&payload).await.unwrap();
+    let dead = app.in_use(KeyUse::Event);
+    app.publish(&app.prepared(KeyUse::Event, &[dead]).0).await.unwrap();
     app.close().await;
     let app = app_in(&folder).await.unwrap();
-    assert_eq!(app.in_use(KeyUse::Event), new);
+    assert_ne!(app.in_use(KeyUse::Event), dead);
     app.replays().await;
     // A list whose private keys are on another machine is not taken.
     let (mut elsewhere, _) = app.prepared(KeyUse::Log, &[app.in_use(KeyUse::Log)]);
@@ -254,6 +257,7 @@ async fn a_replica_that_has_not_heard_writes_nothing_under_the_old_list() {
 async fn nothing_is_minted_that_could_outlive_the_keys_that_take_it_back() {
     let app = app().await;
     let (alice, bot, grant) = app.granted().await;
+    let sam = app.person("sam").await;
     // Every key but the event key goes on.
     for usage in KeyUse::ALL.into_iter().filter(|u| *u != KeyUse::Event) {
         app.publish(&app.prepared(usage, &[]).0).await.unwrap();
@@ -272,9 +276,9 @@ async fn nothing_is_minted_that_could_outlive_the_keys_that_take_it_back() {
     // Past the end: nothing is logged, and nothing lives that would have to be. A list with a new key mends it.
     app.clock.advance_ms(300_000);
     assert!(app.ctx.key_warnings().cannot_take_back);
-    assert!(matches!(revoke(&app.ctx, &alice, Target::HolderKey(key(9)), None, None).await, Err(RevokeError::Unavailable(_))));
+    assert!(matches!(revoke(&app.ctx, &sam, Target::HolderKey(key(9)), None, None).await, Err(RevokeError::Unavailable(_))));
     app.publish(&app.prepared(KeyUse::Event, &[]).0).await.unwrap();
-    revoke(&app.ctx, &alice, Target::HolderKey(key(9)), None, None).await.unwrap();
+    revoke(&app.ctx, &sam, Target::HolderKey(key(9)), None, None).await.unwrap();
     assert!(!app.ctx.key_warnings().cannot_take_back);
     app.replays().await;
 }
