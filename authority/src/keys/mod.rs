@@ -93,7 +93,7 @@ impl Keys {
             *in_force = InForce { list, signed: Arc::new(signed.clone()), before, since: now };
             in_force.clone()
         };
-        tracing::warn!(version = next.list.payload().version, "keys.list_in_force");
+        tracing::info!(version = next.list.payload().version, "keys.list_in_force");
         hooks.iter().for_each(|tell| tell(&next));
         Ok(true)
     }
