@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use axum::Extension;
 use axum::serve::ListenerExt as _;
 use futures_util::future::BoxFuture;
+use procura_verifier::feed::redis::RedisConfig;
 use procura_verifier::ids::{Clock, HumanId, SystemClock};
 use procura_verifier::key_list::Anchors;
 use procura_verifier::trust::TrustFile;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::domain::principal::Principal;
+use crate::feed::redis::RedisBus;
 use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
@@ -85,7 +87,7 @@ impl Running {
 }
 
 /// Runs an authority for development on SQLite in `folder`: keys, trust file and socket are made there. Loopback only.
-pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
+pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) -> anyhow::Result<Running> {
     if !listen.ip().is_loopback() {
         bail!("procura dev asks for no password: expected a loopback address, got {listen}");
     }
@@ -122,6 +124,9 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
 
     let opened = open(lock, folder, &url, &provider).await?;
     let ctx = opened.context;
+    if let Some(redis) = redis {
+        ctx.feed.carry_beside(Arc::new(RedisBus::start(&redis, &ctx.tenant, rng())?));
+    }
     let sessions = Arc::new(Sessions::default());
     let sink = Arc::new(Sink(ctx.clone()));
     let oidc = OidcState::new(&url, relying_party, sessions.clone(), sink, clock, rng())?;

@@ -35,6 +35,8 @@ enum Command {
         /// Say where it serves as one line of JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        redis: cli::redis::RedisArgs,
     },
     /// Make an Ed25519 key for an agent or a verifier
     ///
@@ -103,8 +105,8 @@ async fn run(command: Command) -> anyhow::Result<u8> {
     let held = |holds: bool| u8::from(!holds);
     match command {
         Command::Demo(args) => Ok(held(demo::run(args, http()?).await?)),
-        Command::Dev { listen, data, json } => {
-            let running = app::dev(&data, listen).await?;
+        Command::Dev { listen, data, json, redis } => {
+            let running = app::dev(&data, listen, redis.config()?).await?;
             println!("{}", if json { running.welcome_json() } else { running.welcome() });
             let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
             tokio::select! {

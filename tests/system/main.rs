@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod keys;
 mod kill;
+mod redis;
 mod roles;
 mod support;
 mod tool;

@@ -81,7 +81,7 @@ impl SignedCard {
     /// The listed key that signed the card, dead ones excepted. Whether the key's window holds the card is asked at each decision.
     pub fn verify(&self, keys: &KeyList) -> Option<Key> {
         let message = message(&self.card.to_bytes());
-        keys.of(KeyUse::Card).map(|k| k.key).find(|k| hint(k) == self.hint && k.verifies(&message, &self.signature))
+        keys.signer(KeyUse::Card, self.hint, &message, &self.signature)
     }
 
     /// True if `t` is before the card's end.

@@ -279,7 +279,8 @@ impl Anchors {
         if payload.tenant != *tenant {
             return Err(KeyListError::Tenant { got: payload.tenant, expected: tenant.clone() });
         }
-        Ok(KeyList { hash: hash(list), payload })
+        let points = payload.keys.iter().map(|k| ed25519_dalek::VerifyingKey::from_bytes(k.key.as_bytes()).ok()).collect();
+        Ok(KeyList { hash: hash(list), payload, points })
     }
 }
 
@@ -288,6 +289,8 @@ impl Anchors {
 pub struct KeyList {
     payload: KeyListPayload,
     hash: [u8; 32],
+    /// The keys as points of the curve, in the order of the payload: decoding one costs a tenth of a verification, and every token would pay it.
+    points: Vec<Option<ed25519_dalek::VerifyingKey>>,
 }
 
 impl KeyList {
@@ -318,6 +321,15 @@ impl KeyList {
     /// True if `key` has this use and is inside its window at `t`.
     pub fn is_live(&self, usage: KeyUse, key: &Key, t: UtcMillis) -> bool {
         self.find(usage, key).is_some_and(|k| k.from <= t && t <= k.until)
+    }
+
+    /// The living key of one use, begun as `hint` says, that made this signature.
+    pub(crate) fn signer(&self, usage: KeyUse, hint: [u8; 4], message: &[u8], signature: &[u8; 64]) -> Option<Key> {
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
+        let listed = self.payload.keys.iter().zip(&self.points);
+        let meant = listed.filter(|(k, _)| k.usage == usage && crate::card::hint(&k.key) == hint && !self.is_dead(&k.key));
+        let mut signers = meant.filter(|(_, point)| point.is_some_and(|p| p.verify_strict(message, &signature).is_ok()));
+        signers.next().map(|(k, _)| k.key)
     }
 
     /// The living keys of one use.

@@ -172,7 +172,7 @@ impl UnverifiedToken {
         let hint = self.envelope.root_hint.ok_or(BadSignature)?.to_be_bytes();
         let (first, rest) = self.envelope.blocks.split_first().ok_or(BadSignature)?;
         let message = first.message(None);
-        let root = keys.of(KeyUse::Root).map(|k| k.key).find(|k| card::hint(k) == hint && k.verifies(&message, &first.signature)).ok_or(BadSignature)?;
+        let root = keys.signer(KeyUse::Root, hint, &message, &first.signature).ok_or(BadSignature)?;
         let (mut signer, mut previous) = (first.next, &first.signature);
         for block in rest {
             if !signer.verifies(&block.message(Some(previous)), &block.signature) {

@@ -7,6 +7,7 @@ pub mod keygen;
 pub mod keys;
 pub mod log;
 pub mod login;
+pub mod redis;
 pub mod revoke;
 pub mod sample_tool;
 pub mod session;

@@ -5,17 +5,23 @@
 
 pub mod beat;
 pub mod bus;
+pub mod redis;
+
+#[cfg(test)]
+mod contract;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use procura_verifier::feed::message::{MAX_NONCES, Message, SignedMessage};
+use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
+use procura_verifier::ids::UtcMillis;
+use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
 use self::beat::Pulse;
-use self::bus::{Bus, Subscription};
+use self::bus::{Bus, Subscription, Transport};
 use crate::signer::Signer;
 use crate::store::{Store, StoreError};
 
@@ -50,6 +56,8 @@ struct Inner {
     signer: Arc<dyn Signer>,
     pulse: Arc<Pulse>,
     bus: Bus,
+    /// Redis, where it is configured.
+    beside: OnceLock<Arc<dyn Transport>>,
     asking: mpsc::Sender<Ask>,
     recent: Mutex<VecDeque<(u64, u64, Arc<SignedMessage>)>>,
 }
@@ -60,10 +68,15 @@ impl Feed {
     /// Starts the two tasks that beat and answer. They end when the last clone of the feed is gone.
     pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
-        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), asking, recent: Mutex::default() }));
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, recent: Mutex::default() }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
         tokio::spawn(beat(Arc::downgrade(&feed.0)));
         feed
+    }
+
+    /// From now on another way carries everything too. The first one given stays; ends with the feed.
+    pub fn carry_beside(&self, transport: Arc<dyn Transport>) {
+        let _ = self.0.beside.set(transport);
     }
 
     /// Everything published from now on. Subscribe first, then ask for the head: nothing falls between.
@@ -124,8 +137,19 @@ impl Feed {
             }
             recent.push_back((epoch, seq, Arc::clone(&message)));
             drop(recent);
-            self.0.bus.publish(message);
+            self.0.send(message);
         }
+    }
+
+    /// Pushes an accepted key list to whoever listens, so that nobody waits for the pull. It takes no number and is not kept:
+    /// who misses it fetches the list when the next heartbeat names it. `accepted` is what the anchors made of `signed`.
+    ///
+    /// Signed with the feed key at hand. A verifier whose list does not name that key yet fetches the list instead.
+    pub fn announce_key_list(&self, signed: &UnverifiedKeyList, accepted: &KeyList, now: UtcMillis) {
+        let payload = accepted.payload();
+        let change =
+            KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
+        self.0.send(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
     }
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
@@ -143,6 +167,19 @@ impl WeakFeed {
     /// The feed, while it is there.
     pub(crate) fn upgrade(&self) -> Option<Feed> {
         self.0.upgrade().map(Feed)
+    }
+}
+
+impl Inner {
+    fn send(&self, message: Arc<SignedMessage>) {
+        if let Some(beside) = self.beside.get() {
+            beside.publish(Arc::clone(&message));
+        }
+        self.bus.publish(message);
+    }
+
+    fn has_listeners(&self) -> bool {
+        self.bus.has_listeners() || self.beside.get().is_some_and(|b| b.has_listeners())
     }
 }
 
@@ -169,8 +206,8 @@ async fn beat(inner: std::sync::Weak<Inner>) {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { break };
         // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
-        if inner.bus.has_listeners() {
-            inner.bus.publish(Arc::new(inner.pulse.beat(Vec::new())));
+        if inner.has_listeners() {
+            inner.send(Arc::new(inner.pulse.beat(Vec::new())));
         }
     }
 }

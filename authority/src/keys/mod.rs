@@ -25,8 +25,9 @@ pub struct InForce {
     pub list: Arc<KeyList>,
     /// The same as it travels.
     pub signed: Arc<UnverifiedKeyList>,
+    /// When it was taken over here; 0 for the list of the start.
+    pub since: UtcMillis,
     before: Option<Arc<KeyList>>,
-    since: UtcMillis,
 }
 
 /// Why a stored list is not taken over. The one in force stays.

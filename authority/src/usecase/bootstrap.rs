@@ -106,6 +106,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         }
         if let Some(feed) = beats.upgrade() {
             feed.key_list_changed(now.list.payload().version, *now.list.hash());
+            feed.announce_key_list(&now.signed, &now.list, now.since);
         }
     });
     let parts = Parts {
