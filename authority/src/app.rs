@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::serve::ListenerExt as _;
 use procura_verifier::feed::redis::RedisConfig;
 use procura_verifier::ids::{Clock, SystemClock};
-use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
+use procura_verifier::key_list::Anchors;
 use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
 use rand::SeedableRng as _;
@@ -130,7 +130,6 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
         cookies: Cookies::for_address(&url)?,
         oidc: Arc::new(oidc),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        signed_key_list: opened.key_list,
         ctx,
     });
 
@@ -188,8 +187,10 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
 }
 
 /// The whole log as an auditor's bundle: leaves and feed up to one released checkpoint.
-pub async fn export(ctx: &Context, signed_list: &UnverifiedKeyList, checkpoint: &ReleasedCheckpoint) -> anyhow::Result<Vec<u8>> {
-    let mut bundle = BundleWriter::new(&ctx.keys, signed_list)?;
+pub async fn export(ctx: &Context, checkpoint: &ReleasedCheckpoint) -> anyhow::Result<Vec<u8>> {
+    // The list of that checkpoint's log, whatever was published since.
+    let list = ctx.keys.anchors().accept(&checkpoint.key_list, &ctx.tenant)?;
+    let mut bundle = BundleWriter::new(&list, &checkpoint.key_list)?;
     let size = checkpoint.tree.size;
     let mut at = 0;
     while at < size {
@@ -230,10 +231,15 @@ fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool
 
 /// [`export`] from a folder in which nobody runs.
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
+    let ctx = at_rest(folder).await?;
+    export(&ctx, &ctx.writer.checkpoint()).await
+}
+
+/// What use cases work with, from a folder in which nobody runs; held as long as it lives.
+pub async fn at_rest(folder: &Path) -> anyhow::Result<Arc<Context>> {
     let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
     let url = TrustFile::from_json(&trust)?.authority;
-    let started = open(FolderLock::take(folder)?, folder, &url, "").await?;
-    export(&started.context, &started.key_list, &started.context.writer.checkpoint()).await
+    Ok(open(FolderLock::take(folder)?, folder, &url, "").await?.context)
 }
 
 /// The log's name does not change with the port: an authority for development has one name.

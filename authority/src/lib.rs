@@ -12,6 +12,7 @@ pub mod domain;
 pub mod expiring;
 pub mod feed;
 pub mod http;
+pub mod keys;
 pub mod log;
 pub mod oidc;
 pub mod seal;

@@ -69,6 +69,9 @@ enum Command {
     ///
     /// Example: procura revoke delegation dlg_… --reason 'the month is over'
     Revoke(cli::revoke::Args),
+    /// The key list: rotate keys, sign it with the anchors, put it in force
+    #[command(subcommand)]
+    Keys(cli::keys::Command),
     /// Export and replay the log
     #[command(subcommand)]
     Log(cli::log::Command),
@@ -121,6 +124,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Delegate(args) => cli::delegate::run(&args, &http()?).await.map(|()| 0),
         Command::Delegations(at) => cli::delegate::list(&at, &http()?).await.map(|()| 0),
         Command::Revoke(args) => cli::revoke::run(&args, &http()?).await.map(|()| 0),
+        Command::Keys(command) => cli::keys::run(command, &http()?).await.map(|()| 0),
         Command::Log(command) => cli::log::run(command).await,
         Command::Token(command) => cli::token::run(&command, http()?).await.map(held),
         // Streams of the feed have no end: no overall timeout.

@@ -7,6 +7,7 @@
 mod bad_input;
 mod cli;
 mod demo;
+mod keys;
 mod kill;
 mod redis;
 mod roles;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod delegate;
 pub mod door;
 pub mod keygen;
+pub mod keys;
 pub mod log;
 pub mod login;
 pub mod redis;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
 use procura_verifier::ids::UtcMillis;
-use procura_verifier::key_list::{KeyList, KeyUse, UnverifiedKeyList};
+use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
@@ -108,12 +108,23 @@ impl Feed {
         rows.into_iter()
             .map(|row| {
                 let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
-                if row.key != self.0.signer.public(KeyUse::Feed) {
-                    return Err(FeedUnavailable::Store(format!("message {} is of feed key {}, which is not at hand", row.seq, row.key)));
-                }
-                Ok(Arc::new(self.0.signer.feed(&message)))
+                // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
+                let signed = self.0.signer.feed_again(&message, &row.key);
+                let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
+                Ok(Arc::new(signed.ok_or_else(none)?))
             })
             .collect()
+    }
+
+    /// A newer key list is in force: beats name it, and messages kept in memory, signed by keys that may be dead, are signed anew.
+    pub(crate) fn key_list_changed(&self, version: u64, hash: [u8; 32]) {
+        self.0.pulse.key_list(version, hash);
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Does not keep the feed alive.
+    pub(crate) fn downgrade(&self) -> WeakFeed {
+        WeakFeed(Arc::downgrade(&self.0))
     }
 
     /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
@@ -138,7 +149,7 @@ impl Feed {
         let payload = accepted.payload();
         let change =
             KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
-        self.0.bus.publish(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
+        self.0.send(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
     }
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
@@ -146,6 +157,16 @@ impl Feed {
         let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
         Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+    }
+}
+
+/// A feed for as long as somebody else holds it.
+pub(crate) struct WeakFeed(std::sync::Weak<Inner>);
+
+impl WeakFeed {
+    /// The feed, while it is there.
+    pub(crate) fn upgrade(&self) -> Option<Feed> {
+        self.0.upgrade().map(Feed)
     }
 }
 

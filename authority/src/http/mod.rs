@@ -23,7 +23,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use procura_verifier::ids::Tenant;
-use procura_verifier::key_list::UnverifiedKeyList;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
@@ -47,8 +46,6 @@ pub struct Shared {
     pub authority: String,
     /// The log's name.
     pub origin: Origin,
-    /// The key list in force, as it travels.
-    pub signed_key_list: UnverifiedKeyList,
     /// How sessions travel.
     pub cookies: Cookies,
     /// Sign-in pages.
@@ -76,7 +73,7 @@ impl AppState {
     }
 
     async fn export(&self) -> anyhow::Result<Vec<u8>> {
-        crate::app::export(&self.ctx, &self.signed_key_list, &self.ctx.writer.checkpoint()).await
+        crate::app::export(&self.ctx, &self.ctx.writer.checkpoint()).await
     }
 }
 
@@ -88,7 +85,7 @@ pub fn router(app: AppState) -> Router {
         .route("/readyz", get(health::ready))
         .route("/checkpoint", get(log::checkpoint))
         .route("/tile/{*path}", get(log::tile))
-        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys", get(keys::list).post(keys::publish))
         .route("/v1/me", get(health::me))
         .route("/v1/agents/challenges", post(agents::challenge))
         .route("/v1/agents", get(agents::list).post(agents::register))

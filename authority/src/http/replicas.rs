@@ -67,7 +67,6 @@ async fn site() -> Site {
         let app = AppState::new(Shared {
             authority: authority.clone(),
             origin: "127.0.0.1/acme".parse().unwrap(),
-            signed_key_list: started.key_list,
             cookies: Cookies::for_address(&authority).unwrap(),
             oidc: Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap()),
             streams: Arc::new(Semaphore::new(1)),

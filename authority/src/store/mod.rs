@@ -143,6 +143,8 @@ pub enum Require {
     DelegationLive(DelegationId, u32),
     /// The verifier is enrolled.
     Enrolled(VerifierId),
+    /// No newer key list than this stands: the change's leaves were signed under it (`spec/log.md` section 3).
+    KeyList(u64),
 }
 
 /// Something to write. Rows that may exist once are checked without being asked.
@@ -233,6 +235,8 @@ pub struct Committed {
     pub outcomes: Vec<Result<Placed, Refused>>,
     /// The feed messages to sign and publish.
     pub messages: Vec<FeedRow>,
+    /// Version of the newest key list, 0 if none: another replica's may have gone before.
+    pub key_list: u64,
 }
 
 /// Which condition a change failed.

@@ -45,6 +45,7 @@ impl Needs {
                     Require::KeyLive(_, key) => _ = n.keys.insert(*key),
                     Require::DelegationLive(id, _) => _ = n.delegations.insert(*id),
                     Require::Enrolled(id) => _ = n.verifiers.insert(*id),
+                    Require::KeyList(_) => {}
                 }
             }
             for row in &change.rows {
@@ -120,7 +121,7 @@ impl Plan {
         let (feed, messages) = writer.finish();
         let tiles = tree.take_changed_tiles();
         let head = Head { tree: TreeHead { size: tree.size(), root: tree.root() }, feed };
-        Self { committed: Committed { head, outcomes, messages }, accepted, tiles, tree }
+        Self { committed: Committed { head, outcomes, messages, key_list: facts.key_list }, accepted, tiles, tree }
     }
 }
 
@@ -177,6 +178,7 @@ impl Facts {
                 Some((_, DelegationState::Revoked { .. })) | None => Err(Refused::DelegationNotLive),
             },
             Require::Enrolled(id) => ok(self.verifiers.contains(id), Refused::NotEnrolled),
+            Require::KeyList(newest) => ok(self.key_list <= *newest, Refused::KeyListMoved(self.key_list + 1)),
         }
     }
 

@@ -117,7 +117,7 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
 async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {
     let human = by.human().ok_or(DelegateError::NotHuman)?;
     let terms = terms.normal(ctx.now())?;
-    let max = ctx.keys.payload().max_ttl_secs;
+    let max = ctx.keys.load().payload().max_ttl_secs;
     if terms.ttl_secs > max {
         return Err(DelegateError::Ttl { asked: terms.ttl_secs, max });
     }

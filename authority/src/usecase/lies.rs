@@ -56,7 +56,7 @@ impl Scene {
     /// An honest allow of this moment.
     fn allow(&self, number: u64, relied: Relied) -> Receipt {
         let (ctx, now) = (&self.app.ctx, self.app.ctx.now());
-        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys).unwrap();
+        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys.load()).unwrap();
         let (audience, tool, action, resource): (Audience, _, _, _) =
             ("payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(br#"{"amount":{"minor":12000,"unit":"EUR"}}"#).unwrap();
@@ -73,7 +73,7 @@ impl Scene {
             policy: &ToolPolicy::STRICT,
             time: now,
             relied: Some(relied),
-            key_list_version: 1,
+            key_list_version: self.app.ctx.keys.load().payload().version,
         };
         Receipt::record(&call, &evidence, Ok(()))
     }
@@ -91,7 +91,7 @@ impl Scene {
 
     async fn replay(&self) -> Result<Summary, Finding> {
         let app = &self.app;
-        let bytes = export(&app.ctx, &app.key_list, &app.ctx.writer.checkpoint()).await.unwrap();
+        let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
         replay(&Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap())
     }
 
@@ -242,5 +242,41 @@ async fn nothing_is_logged_that_no_auditor_could_open() {
     let s = scene().await;
     s.app.clock.advance_ms(366 * 24 * 3_600_000);
     let refused = revoke(&s.app.ctx, &s.alice, Target::Delegation(s.grant), None, None).await.unwrap_err();
-    assert!(refused.to_string().contains("outside its window"), "{refused}");
+    assert!(refused.to_string().contains("no event key at hand is inside its window"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_use_of_before_a_root_keys_death_replays_and_one_of_after_it_is_found() {
+    use procura_verifier::key_list::{KeyUse, UnverifiedKeyList};
+
+    use super::publish_keys::publish;
+    use crate::keys::change::{Wanted, next};
+    let kill_the_root = async |s: &Scene| {
+        let (ctx, now) = (&s.app.ctx, s.app.ctx.now());
+        let new =
+            crate::signer::file::make_key(&s.app.folder.join("keys"), KeyUse::Root, &mut <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng()).unwrap();
+        let dead = ctx.signer.key_for(KeyUse::Root, now, now).unwrap();
+        let wanted = Wanted { new: vec![(KeyUse::Root, new)], dead: vec![dead], valid_ms: 86_400_000_000, ..Wanted::default() };
+        let list = next(ctx.keys.load().payload(), &wanted, now).unwrap();
+        publish(ctx, &Principal::LocalOperator, &UnverifiedKeyList::sign(&list, &[&signing(ANCHOR)]), &[]).await.unwrap();
+    };
+    for (late_by, known) in [(0, true), (1_000, true), (600_000, false)] {
+        let s = scene().await;
+        let honest = s.allow(1, s.nothing_taken(s.app.ctx.now()));
+        // Decided after the death, by a verifier that says it had the old list still.
+        let mut late = s.allow(2, s.nothing_taken(s.app.ctx.now().plus(late_by)));
+        late.time = s.app.ctx.now().plus(late_by);
+        kill_the_root(&s).await;
+        s.deliver(&honest).await;
+        if late_by == 0 {
+            assert_eq!(s.replay().await.unwrap().allowed, 1, "decided before, delivered after");
+        }
+        s.app.clock.advance_ms(late_by);
+        s.deliver(&late).await;
+        if known {
+            assert_eq!(s.replay().await.unwrap().allowed, 2);
+        } else {
+            s.found(FindingClass::Decision, "the next list was recorded").await;
+        }
+    }
 }

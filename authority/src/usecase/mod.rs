@@ -6,6 +6,7 @@ pub mod delegate;
 pub mod enroll_verifier;
 pub mod inspect;
 pub mod issue;
+pub mod publish_keys;
 pub mod receipts;
 pub mod register_agent;
 pub mod revoke;
@@ -24,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procura_verifier::claims::Generations;
 use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{AgentId, Clock, DelegationId, HumanId, Tenant, UtcMillis};
-use procura_verifier::key_list::{KeyList, KeyUse};
 use rand::RngCore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +34,7 @@ use crate::domain::grants::Grants;
 use crate::domain::opening::Opening;
 use crate::domain::principal::Principal;
 use crate::feed::Feed;
+use crate::keys::Keys;
 use crate::log::event::{self, Event};
 use crate::seal::Seals;
 use crate::signer::Signer;
@@ -54,8 +55,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids, seeds and salts.
     pub rng: Mutex<Box<dyn RngCore + Send>>,
-    /// The key list in force.
-    pub keys: KeyList,
+    /// The key list in force: [`Keys::load`] it at the moment of need.
+    pub keys: Arc<Keys>,
     /// Who may delegate what.
     pub grants: Grants,
     /// Seals what is handed out and must come back, under a key that all replicas share.
@@ -135,10 +136,7 @@ impl Context {
 
     /// A signed leaf, to be held in memory until it is committed.
     fn leaf(&self, event: impl Into<Event>, at: UtcMillis) -> Result<Vec<u8>, Unavailable> {
-        // One leaf outside its key's window and no auditor could open the log ever again.
-        if !self.keys.is_live(KeyUse::Event, &self.signer.public(KeyUse::Event), at) {
-            return Err(Unavailable::Store(format!("the event key is outside its window at {at}")));
-        }
+        // One leaf outside its key's window and no auditor could open the log ever again: the signer finds a key or refuses.
         let signed = self.signer.leaf(&event.into(), &self.tenant, at).map_err(|e| Unavailable::Store(e.to_string()))?;
         Ok(signed.into_bytes())
     }

@@ -100,7 +100,7 @@ mod tests {
         let bot = app.register(&alice, "invoice-bot", 1).await.unwrap();
         let card = bot.card.claimed();
         assert_eq!((card.agent, card.holder, card.generation), (bot.agent, key(1), 0));
-        assert!(bot.card.verify(&app.ctx.keys).is_some());
+        assert!(bot.card.verify(&app.ctx.keys.load()).is_some());
         assert_eq!(card.expires_secs, NOW.secs() + 86_400);
         assert!(matches!(app.events().await.last(), Some(event::Event::Agent(e)) if e.agent == bot.agent && e.key == key(1)));
     }
