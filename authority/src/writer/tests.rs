@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use procura_verifier::feed::message::{FloorScope, Item, SignedMessage};
 use procura_verifier::ids::{ClockId, Key, UtcMillis};
-use procura_verifier::key_list::Anchors;
+use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -31,6 +31,7 @@ struct World {
     writer: Writer,
     feed: Feed,
     keys: KeyList,
+    list: UnverifiedKeyList,
     clock: Arc<Ticking>,
     folder: tempfile::TempDir,
 }
@@ -59,7 +60,7 @@ async fn world() -> World {
         pulse,
         feed: feed.clone(),
     };
-    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, clock, folder }
+    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, list, clock, folder }
 }
 
 fn leaf(n: u32) -> Change {
@@ -296,4 +297,20 @@ async fn long_leaves_do_not_make_a_long_commit() {
         done.await.unwrap().unwrap();
     }
     assert_eq!(w.store.commits(), 4, "1, then 18, 18 and 4");
+}
+
+#[tokio::test]
+async fn an_accepted_key_list_is_pushed_to_whoever_listens_and_takes_no_number() {
+    let w = world().await;
+    let mut heard = w.feed.subscribe();
+    w.feed.announce_key_list(&w.list, &w.keys, UtcMillis(1_900_000_000_000));
+    let change = loop {
+        let Some(Heard::Message(m)) = heard.next().await else { panic!("nothing heard") };
+        if let Message::KeyListChange(change) = m.verify(&w.keys, None).unwrap() {
+            break change;
+        }
+    };
+    assert_eq!((change.version, change.hash, &change.list), (w.keys.payload().version, *w.keys.hash(), &w.list.to_bytes()));
+    assert_eq!(w.beat().head_seq, 0);
+    assert!(w.feed.tail(1, 0).await.unwrap().is_empty());
 }
