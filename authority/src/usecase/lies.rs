@@ -280,3 +280,130 @@ async fn a_use_of_before_a_root_keys_death_replays_and_one_of_after_it_is_found(
         }
     }
 }
+
+/// Freezes and root keys, issued by hand: what an auditor makes of decisions beside them.
+mod stops {
+    use procura_verifier::decision::{Cause, Mode};
+    use procura_verifier::feed::message::{FloorScope, Freeze};
+    use procura_verifier::ids::FreezeId;
+    use procura_verifier::revocation::{RevokedBy, RevokedWhat};
+
+    use super::*;
+
+    const ID: FreezeId = FreezeId::from_bytes([6; 16]);
+
+    impl Scene {
+        async fn put(&self, item: Item) {
+            let by = event::Actor::LocalOperator;
+            self.forge(event::Revoke { item: event::Encoded(item.to_bytes()), by, reason_hash: None, delegation: None }, vec![item]).await;
+        }
+
+        /// Freezes the agent for an hour, or lifts.
+        async fn freeze(&self, version: u64, is_lift: bool) {
+            let until = if is_lift { UtcMillis(0) } else { self.app.ctx.now().plus(3_600_000) };
+            self.put(Item::Freeze(Freeze { id: ID, scope: FloorScope::Agent(self.bot), from: UtcMillis(0), until, version })).await;
+        }
+
+        async fn relied_now(&self) -> Relied {
+            let row = self.app.ctx.store.feed_since(1, 0, 256).await.unwrap().pop().unwrap();
+            use sha2::Digest as _;
+            self.relied(row.seq, sha2::Sha256::digest(&row.payload).into(), self.app.ctx.now())
+        }
+
+        fn says(&self, number: u64, relied: Relied, verdict: Result<(), Cause>) -> Receipt {
+            let mut receipt = self.allow(number, relied);
+            receipt.verdict = verdict;
+            receipt
+        }
+    }
+
+    #[tokio::test]
+    async fn a_freeze_denies_and_an_allow_or_another_cause_beside_it_is_found() {
+        let frozen = Err(Cause::Frozen { id: ID });
+        for (verdict, honest) in
+            [(frozen, true), (Ok(()), false), (Err(Cause::Stale), false), (Err(Cause::Frozen { id: FreezeId::from_bytes([7; 16]) }), false)]
+        {
+            let s = scene().await;
+            s.freeze(1, false).await;
+            s.app.clock.advance_ms(1);
+            let relied = s.relied_now().await;
+            s.deliver(&s.says(1, relied, verdict)).await;
+            if honest {
+                s.replay().await.unwrap();
+            } else {
+                s.found(FindingClass::Decision, "frozen").await;
+            }
+        }
+        // Before it was frozen, and after it was lifted, an invented freeze is found and an allow is right.
+        let s = scene().await;
+        let before = s.nothing_taken(s.app.ctx.now());
+        s.deliver(&s.says(1, before, frozen)).await;
+        s.freeze(1, false).await;
+        s.found(FindingClass::Decision, "does not bear out").await;
+        let s = scene().await;
+        s.freeze(1, false).await;
+        s.freeze(2, true).await;
+        s.app.clock.advance_ms(1);
+        let relied = s.relied_now().await;
+        s.deliver(&s.says(1, relied, Ok(()))).await;
+        assert_eq!(s.replay().await.unwrap().allowed, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_after_the_position_relied_on_may_freeze_and_may_lift() {
+        for (first_lift, verdict) in [(false, Err(Cause::Frozen { id: ID })), (true, Ok(()))] {
+            let s = scene().await;
+            if first_lift {
+                s.freeze(1, false).await;
+                let relied = s.relied_now().await;
+                s.freeze(2, true).await;
+                s.app.clock.advance_ms(1);
+                s.deliver(&s.says(1, relied, verdict)).await;
+            } else {
+                let relied = s.nothing_taken(s.app.ctx.now());
+                s.freeze(1, false).await;
+                s.app.clock.advance_ms(1);
+                s.deliver(&s.says(1, relied, verdict)).await;
+            }
+            s.replay().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_was_there_before_is_found() {
+        let s = scene().await;
+        s.freeze(2, true).await;
+        s.freeze(2, false).await;
+        s.found(FindingClass::State, "version that was there before").await;
+    }
+
+    #[tokio::test]
+    async fn a_killed_root_key_kills_what_it_signed_and_nothing_else() {
+        let root = |s: &Scene| *UnverifiedToken::parse(&s.token).unwrap().verify(&s.app.ctx.keys.load()).unwrap().root();
+        let by = RevokedBy { what: RevokedWhat::RootKey, seq: 1 };
+        for (is_root, verdict, honest) in
+            [(true, Err(Cause::Revoked(by)), true), (true, Ok(()), false), (false, Ok(()), true), (false, Err(Cause::Revoked(by)), false)]
+        {
+            let s = scene().await;
+            let key = if is_root { root(&s) } else { key(77) };
+            s.put(Item::RootKey { key }).await;
+            s.app.clock.advance_ms(1);
+            let relied = s.relied_now().await;
+            s.deliver(&s.says(1, relied, verdict)).await;
+            if honest {
+                s.replay().await.unwrap();
+            } else {
+                s.found(FindingClass::Decision, "root_key").await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn best_effort_that_block_0_does_not_name_is_found() {
+        let s = scene().await;
+        let mut lie = s.allow(1, s.nothing_taken(s.app.ctx.now()));
+        lie.mode = Mode::BestEffort;
+        s.deliver(&lie).await;
+        s.found(FindingClass::Decision, "best effort").await;
+    }
+}

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use procura_verifier::feed::message::{FloorScope, Item, SignedMessage};
 use procura_verifier::ids::{ClockId, Key, UtcMillis};
-use procura_verifier::key_list::Anchors;
+use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -32,6 +32,7 @@ struct World {
     feed: Feed,
     keys: KeyList,
     in_force: Arc<Keys>,
+    list: UnverifiedKeyList,
     clock: Arc<Ticking>,
     folder: tempfile::TempDir,
 }
@@ -44,7 +45,7 @@ async fn world() -> World {
     let list = anchor.first_list(&signer, &tenant(), UtcMillis(1_900_000_000_000), 3600);
     let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
     let keys = anchors.accept(&list, &tenant()).unwrap();
-    let in_force = Arc::new(Keys::new(anchors, tenant(), list).unwrap());
+    let in_force = Arc::new(Keys::new(anchors, tenant(), list.clone()).unwrap());
     signer.follow(in_force.clone());
     let store = Arc::new(Memory::new(tenant()));
     let clock = Arc::new(Ticking(AtomicU64::new(1000)));
@@ -64,7 +65,7 @@ async fn world() -> World {
         pulse,
         feed: feed.clone(),
     };
-    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, in_force, clock, folder }
+    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, in_force, list, clock, folder }
 }
 
 fn leaf(n: u32) -> Change {
@@ -302,4 +303,20 @@ async fn long_leaves_do_not_make_a_long_commit() {
         done.await.unwrap().unwrap();
     }
     assert_eq!(w.store.commits(), 4, "1, then 18, 18 and 4");
+}
+
+#[tokio::test]
+async fn an_accepted_key_list_is_pushed_to_whoever_listens_and_takes_no_number() {
+    let w = world().await;
+    let mut heard = w.feed.subscribe();
+    w.feed.announce_key_list(&w.list, &w.keys, UtcMillis(1_900_000_000_000));
+    let change = loop {
+        let Some(Heard::Message(m)) = heard.next().await else { panic!("nothing heard") };
+        if let Message::KeyListChange(change) = m.verify(&w.keys, None).unwrap() {
+            break change;
+        }
+    };
+    assert_eq!((change.version, change.hash, &change.list), (w.keys.payload().version, *w.keys.hash(), &w.list.to_bytes()));
+    assert_eq!(w.beat().head_seq, 0);
+    assert!(w.feed.tail(1, 0).await.unwrap().is_empty());
 }
