@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use procura_sdk::caller::Answered;
+use procura_sdk::held::SealedToken;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
 use procura_verifier::ids::{Clock as _, SystemClock};
 use procura_verifier::revocation::{RevocationView as _, View};
@@ -64,7 +65,8 @@ async fn all_keys_rotate_and_the_feed_key_dies_while_a_tool_works() {
     let tid = tokens[1].claims().claimed().tid.to_string();
     let [before, doomed] = tokens.map(|t| t.seal().unwrap());
     let wished = wish("acme", "acct/eu/7", 100);
-    let ask = async |token| tool.instance.call(&path(&wished), token, &holder, &wished, SystemClock.wall(), &mut super::support::rng()).await.unwrap();
+    let ask =
+        async |token: &SealedToken| tool.instance.call(&path(&wished), token, &holder, &wished, SystemClock.wall(), &mut super::support::rng()).await.unwrap();
     let began = Instant::now();
     while !matches!(ask(&before).await, Answered::Done(_)) {
         assert!(began.elapsed() < PATIENCE);
