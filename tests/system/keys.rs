@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use procura_sdk::caller::Answered;
+use procura_sdk::held::SealedToken;
 use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
 use procura_verifier::ids::{Clock as _, SystemClock};
 use procura_verifier::revocation::{RevocationView as _, View};
@@ -61,9 +62,11 @@ async fn all_keys_rotate_and_the_feed_key_dies_while_a_tool_works() {
     let verifier = sam.enrol("payments/1", &verifier_key).await.unwrap();
     let tool = Tool::start(&old_trust, scratch.0.path(), &authority.url, "payments/1", verifier, &verifier_key).await;
     let tokens = [mint(&authority, &bot, delegation).await, mint(&authority, &bot, delegation).await];
+    let tid = tokens[1].claims().claimed().tid.to_string();
     let [before, doomed] = tokens.map(|t| t.seal().unwrap());
     let wished = wish("acme", "acct/eu/7", 100);
-    let ask = async |token| tool.instance.call(&path(&wished), token, &holder, &wished, SystemClock.wall(), &mut super::support::rng()).await.unwrap();
+    let ask =
+        async |token: &SealedToken| tool.instance.call(&path(&wished), token, &holder, &wished, SystemClock.wall(), &mut super::support::rng()).await.unwrap();
     let began = Instant::now();
     while !matches!(ask(&before).await, Answered::Done(_)) {
         assert!(began.elapsed() < PATIENCE);
@@ -116,7 +119,6 @@ async fn all_keys_rotate_and_the_feed_key_dies_while_a_tool_works() {
     assert!(oldest.load(Ordering::Relaxed) < 2_000_000, "{} us", oldest.load(Ordering::Relaxed));
 
     // What is taken back under the new keys reaches everybody, and no allow comes late.
-    let tid = doomed.claims().claimed().tid.to_string();
     let ran = procura(&["revoke", "token", &tid, "--reason", "test", "--data", arg(&authority.data)]).await;
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     let committed = Instant::now();
@@ -163,7 +165,8 @@ async fn a_first_list_is_made_signed_by_two_of_three_and_trusted() {
     // Asked, and told no.
     let anchor = |n: u8| scratch.file(&format!("anchor-{n}.key"));
     let (one, three) = (scratch.file("one.signed"), scratch.file("three.signed"));
-    let asked = ["keys", "sign", "--anchor", arg(&anchor(1)), arg(&list), "--out", arg(&one)];
+    let first_anchor = anchor(1);
+    let asked = ["keys", "sign", "--anchor", arg(&first_anchor), arg(&list), "--out", arg(&one)];
     let refused = procura_fed(&asked, b"no\n").await;
     assert!(!refused.status.success() && text(&refused.stdout).contains(made["fingerprint"].as_str().unwrap()) && !one.exists());
     let signed = procura_fed(&asked, b"yes\n").await;

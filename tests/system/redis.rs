@@ -10,6 +10,7 @@ use std::time::Duration;
 use procura_authority::demo::proxy::{Open, Proxy};
 use procura_verifier::feed::sse::StreamUse;
 use procura_verifier::ids::{Clock as _, SystemClock};
+use procura_verifier::revocation::RevocationView as _;
 
 use self::site::{CHANNEL, Site, until};
 use super::support::redis::RedisProcess;
