@@ -13,7 +13,7 @@ CREATE TABLE session (
     ends_ms           INTEGER NOT NULL,
     PRIMARY KEY (tenant, secret)
 ) STRICT;
-CREATE INDEX session_by_human ON session (tenant, human, created_ms DESC, secret);
+CREATE INDEX session_by_human ON session (tenant, human, created_ms DESC);
 CREATE INDEX session_by_end ON session (idle_until_ms);
 
 -- Secrets that are good once, as tagged hashes, until they have expired.

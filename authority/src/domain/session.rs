@@ -190,11 +190,9 @@ mod tests {
         }
         assert!(found.is_alive(at(LIFE_MS - 1)) && !found.is_alive(at(LIFE_MS)));
         assert!((80..100).contains(&writes), "{writes} writes");
-        for floors in [
-            SignInGenerations { global: 2, ..generations },
-            SignInGenerations { tenant: 3, ..generations },
-            SignInGenerations { human: 4, ..generations },
-        ] {
+        for floors in
+            [SignInGenerations { global: 2, ..generations }, SignInGenerations { tenant: 3, ..generations }, SignInGenerations { human: 4, ..generations }]
+        {
             assert!(!FoundSession { floors, ..found.clone() }.is_alive(at(LIFE_MS - 1)));
         }
     }

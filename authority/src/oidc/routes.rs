@@ -173,7 +173,9 @@ struct CliExchange {
 }
 
 async fn cli_token(State(state): State<Arc<OidcState>>, form: Result<Form<CliExchange>, FormRejection>) -> Response {
-    let Ok(Form(form)) = form else { return oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "expected a form with `code` and `code_verifier`, once each") };
+    let Ok(Form(form)) = form else {
+        return oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "expected a form with `code` and `code_verifier`, once each");
+    };
     let ctx = &state.ctx;
     let refused = |e: CliError| oauth_error(StatusCode::BAD_REQUEST, "invalid_grant", &e.to_string());
     let unavailable = |e: &Unavailable| {

@@ -457,7 +457,10 @@ async fn an_old_attempt_and_one_with_another_state_are_refused() {
     assert_eq!(p.browser.get(callback.as_str()).await.status(), 400, "ten minutes");
     let (one, other) = (p.up_to_callback(&login).await, p.up_to_callback(&login).await);
     let mut crossed = one.clone();
-    crossed.query_pairs_mut().clear().extend_pairs(one.query_pairs().map(|(n, v)| if n == "state" { (n, param(&other, "state").unwrap().into()) } else { (n, v) }));
+    crossed
+        .query_pairs_mut()
+        .clear()
+        .extend_pairs(one.query_pairs().map(|(n, v)| if n == "state" { (n, param(&other, "state").unwrap().into()) } else { (n, v) }));
     assert_eq!(p.browser.get(crossed.as_str()).await.status(), 502, "another tab's code has another challenge");
     assert!(Pages::session_cookie(&p.browser.get(one.as_str()).await).is_none(), "the provider gives a code once");
 }

@@ -21,8 +21,8 @@ use crate::domain::delegation::tests::terms;
 use crate::domain::human::{Role, Subject};
 use crate::domain::principal::Principal;
 use crate::domain::session::{Assurance, HashedToken};
-use crate::seal::SessionSecret;
 use crate::log::leaf::OpenedLeaf;
+use crate::seal::SessionSecret;
 use crate::signer::file::FileSigner;
 use crate::signer::released::Released;
 use crate::store::contract::tenant;
@@ -147,7 +147,10 @@ fn grants() -> Grants {
 }
 
 pub(crate) fn identity(name: &str) -> Identity {
-    Identity { subject: Subject { issuer: "https://idp".into(), subject: name.into() }, assurance: Assurance { auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] } }
+    Identity {
+        subject: Subject { issuer: "https://idp".into(), subject: name.into() },
+        assurance: Assurance { auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] },
+    }
 }
 
 pub(crate) fn signing(n: u8) -> SigningKey {

@@ -90,8 +90,7 @@ pub async fn sign_in(ctx: &Context, who: &Identity, journey: &Journey) -> Result
         }
         let now = ctx.now();
         let auth_time = who.assurance.auth_time.unwrap_or(now);
-        let leaf =
-            event::SignIn { human: id, first, auth_time: auth_time.secs(), acr: who.assurance.acr.clone(), amr: who.assurance.amr.clone() };
+        let leaf = event::SignIn { human: id, first, auth_time: auth_time.secs(), acr: who.assurance.acr.clone(), amr: who.assurance.amr.clone() };
         let mut rows = vec![Row::Spent(journey.spends.0, journey.spends.1)];
         rows.extend(first.then_some(Row::Human(human)));
         rows.extend(journey.ends.map(|old| Row::Session(SessionChange::Ended(old))));

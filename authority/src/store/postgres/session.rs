@@ -26,10 +26,10 @@ struct FoundRow {
 }
 
 pub(super) async fn find(tenant: &Tenant, readers: &PgPool, secret: HashedToken) -> Result<Option<FoundSession>, StoreError> {
-    // A human's scope is the byte 2, then the id (`rows::scope_bytes`).
+    // A human's scope is the byte 2, then the id (`rows::scope_bytes`). `LATERAL … OFFSET 0`: by the index, however small the table is.
     let row: Option<FoundRow> = within(
         sqlx::query_as(
-            "SELECT s.secret, s.human, s.how, s.global_generation, s.tenant_generation, s.human_generation, s.created_ms, s.idle_until_ms, s.ends_ms, h.issuer, h.subject, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = $3), 0) AS global_floor, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = $4), 0) AS tenant_floor, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = '\\x02'::bytea || s.human), 0) AS human_floor FROM session s LEFT JOIN human h ON h.tenant = s.tenant AND h.id = s.human WHERE s.tenant = $1 AND s.secret = $2",
+            "SELECT s.secret, s.human, s.how, s.global_generation, s.tenant_generation, s.human_generation, s.created_ms, s.idle_until_ms, s.ends_ms, h.issuer, h.subject, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = $3), 0) AS global_floor, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = $4), 0) AS tenant_floor, coalesce((SELECT g.generation FROM generation g WHERE g.tenant = $1 AND g.scope = decode('02', 'hex') || s.human), 0) AS human_floor FROM session s LEFT JOIN LATERAL (SELECT issuer, subject FROM human WHERE tenant = $1 AND id = s.human OFFSET 0) h ON true WHERE s.tenant = $1 AND s.secret = $2",
         )
         .bind(tenant.as_str())
         .bind(secret.as_bytes().as_slice())
@@ -99,12 +99,10 @@ pub(super) async fn write(c: &mut PgConnection, t: &str, change: &SessionChange)
                 .bind(s.human.as_bytes().as_slice())
                 .bind(big(MAX_PER_HUMAN as u64)?)
         }
-        SessionChange::Used(secret, until) => {
-            sqlx::query("UPDATE session SET idle_until_ms = greatest(idle_until_ms, $3) WHERE tenant = $1 AND secret = $2")
-                .bind(t)
-                .bind(secret.as_bytes().as_slice())
-                .bind(big(until.0)?)
-        }
+        SessionChange::Used(secret, until) => sqlx::query("UPDATE session SET idle_until_ms = greatest(idle_until_ms, $3) WHERE tenant = $1 AND secret = $2")
+            .bind(t)
+            .bind(secret.as_bytes().as_slice())
+            .bind(big(until.0)?),
         SessionChange::Ended(secret) => sqlx::query("DELETE FROM session WHERE tenant = $1 AND secret = $2").bind(t).bind(secret.as_bytes().as_slice()),
         SessionChange::AllEnded(human) => sqlx::query("DELETE FROM session WHERE tenant = $1 AND human = $2").bind(t).bind(human.as_bytes().as_slice()),
     };
