@@ -1,4 +1,5 @@
 use super::*;
+use crate::feed::message::FloorScope;
 use crate::feed::fixture;
 
 const HUMAN: HumanId = HumanId::from_bytes([4; 16]);
