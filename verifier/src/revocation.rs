@@ -3,6 +3,8 @@
 //! One writer (the feed) applies items and then publishes freshness; any number of decisions read freshness and then look up.
 //! That order on both sides is law 7: an allow never rests on a freshness whose items it did not see.
 
+mod ids;
+mod merge;
 mod sets;
 mod utc;
 
@@ -11,6 +13,7 @@ use crate::feed::message::Item;
 use crate::ids::{AgentId, BlockId, BootTime, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::KeyList;
 use crate::receipt::Relied;
+pub use sets::IdKind;
 use sets::Sets;
 use sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
 use utc::AuthorityUtc;
@@ -103,7 +106,8 @@ impl RevokedWhat {
 pub struct RevokedBy {
     /// By what.
     pub what: RevokedWhat,
-    /// The lowest feed number known to say so.
+    /// A feed number by which it was said. Of a floor or a key that came in a batch, and of an id until it is merged with the
+    /// others, the lowest known; of what came in a snapshot, the snapshot's.
     pub seq: u64,
 }
 
@@ -136,6 +140,8 @@ pub struct View {
     tenant: Tenant,
     service: Name,
     sets: RwLock<Sets>,
+    /// Held while shards are built: one builder at a time. The hour from which on the shards hold ids.
+    merging: std::sync::Mutex<u64>,
     /// Microseconds of fresh-as-of plus one; 0: stale.
     fresh: AtomicU64,
     /// Set for good when something was signed that this version cannot apply.
@@ -152,6 +158,7 @@ impl View {
             tenant: key_list.payload().tenant.clone(),
             service,
             sets: RwLock::new(Sets::default()),
+            merging: std::sync::Mutex::new(0),
             fresh: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             keys: RwLock::new(std::sync::Arc::new(key_list)),
@@ -249,30 +256,34 @@ impl View {
         self.utc.confirm(utc, now);
     }
 
-    /// Drops ids whose tokens ended over 60 s ago by authority UTC. Holder keys and floors stay. Returns how many.
-    ///
-    /// In small portions, so that no decision waits long.
+    /// Drops ids whose tokens ended over 60 s ago by authority UTC from among those that came last. Holder keys and floors stay.
+    /// Returns how many. The others go an hour at a time, by [`Self::merge`].
     pub fn collect(&self, now: BootTime) -> usize {
         let Some(utc) = self.utc.at(now) else { return 0 };
-        let mut dropped = 0;
-        loop {
-            let Ok(mut sets) = self.sets.write() else { return dropped };
-            let (n, more) = sets.collect(utc.secs(), COLLECT_PORTION);
-            dropped += n;
-            if !more {
-                return dropped;
-            }
-        }
+        self.sets.write().map(|mut sets| sets.collect(utc.secs())).unwrap_or(0)
     }
 
-    /// How many ids, keys and floors are known.
+    /// Holds authority UTC to be at least this: what was shown before the process began. Until a heartbeat comes no time is known.
+    pub fn restore_utc(&self, utc: UtcMillis) {
+        self.utc.restore(utc);
+    }
+
+    /// How many ids, keys and floors are known. An id that is told again counts twice until it is merged.
     pub fn known(&self) -> Known {
         self.sets.read().map(|s| s.known()).unwrap_or_default()
     }
 
     #[cfg(all(test, not(loom)))]
     pub(crate) fn knows_the_same_as(&self, other: &Self) -> bool {
-        *self.sets.read().unwrap() == *other.sets.read().unwrap()
+        let (a, b) = (self.sets.read().unwrap(), other.sets.read().unwrap());
+        a.all() == b.all() && a.hot_seqs() == b.hot_seqs()
+    }
+
+    /// The same things are taken back, by whatever numbers.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn takes_back_the_same_as(&self, other: &Self) -> bool {
+        let gist = |view: &Self| view.sets.read().unwrap().all().into_iter().map(|(what, (until, _))| (what, until)).collect::<Vec<_>>();
+        gist(self) == gist(other)
     }
 }
 
@@ -375,8 +386,6 @@ mod sync {
         atomic::{AtomicBool, AtomicU64, Ordering},
     };
 }
-
-const COLLECT_PORTION: usize = 1024;
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -5,12 +5,14 @@
 //! batch       = [1, tenant, 1, epoch, seq, prev, issued_ms, [[log_index, [kind, body]], …]]
 //! heartbeat   = [1, tenant, 2, epoch, head_seq, head_hash, clock, t_us, utc_ms, key_list_version, key_list_hash, [size, root], [nonce, …]]
 //! epoch start = [1, tenant, 3, epoch, prev_epoch, last_seq, last_hash, issued_ms]
+//! manifest    = [1, tenant, 5, epoch, seq, hash, issued_ms, [[kind, bucket, count, sha256, bytes], …]]    (snapshot.rs)
 //! ```
 //! The hash of a message is SHA-256 of its payload: signing it again, with whatever key, makes no other message.
 
 use minicbor::{Decoder, Encoder};
 use sha2::{Digest as _, Sha256};
 
+use super::snapshot::Manifest;
 use crate::ids::{AgentId, BlockId, ClockId, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
 use crate::wire::{Canonical, Enc, Malformed, array, fixed, list};
@@ -242,6 +244,8 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// A new numbering.
     EpochStart(EpochStart),
+    /// The contents page of a snapshot.
+    Manifest(Manifest),
 }
 
 impl Message {
@@ -251,6 +255,7 @@ impl Message {
             Self::Batch(m) => &m.tenant,
             Self::Heartbeat(m) => &m.tenant,
             Self::EpochStart(m) => &m.tenant,
+            Self::Manifest(m) => &m.tenant,
         }
     }
 
@@ -260,6 +265,7 @@ impl Message {
             Self::Batch(m) => m.issued,
             Self::Heartbeat(m) => m.utc,
             Self::EpochStart(m) => m.issued,
+            Self::Manifest(m) => m.issued,
         }
     }
 }
@@ -289,6 +295,7 @@ impl Canonical for Message {
                 e.array(8)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(3)?.u64(m.epoch)?;
                 e.u64(m.prev_epoch)?.u64(m.last_seq)?.bytes(&m.last_hash)?.u64(m.issued.0)?;
             }
+            Self::Manifest(m) => m.write(VERSION, e)?,
         }
         Ok(())
     }
@@ -338,7 +345,8 @@ impl Canonical for Message {
                 }
                 Ok(Self::EpochStart(EpochStart { tenant, epoch, prev_epoch, last_seq, last_hash, issued }))
             }
-            _ => Err(Malformed::new("expected a feed message of kind 1 to 3 with its fields")),
+            (super::snapshot::KIND, 8) => Ok(Self::Manifest(Manifest::read(tenant, epoch, d)?)),
+            _ => Err(Malformed::new("expected a feed message of kind 1 to 3 or 5 with its fields")),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod message;
+pub mod snapshot;
 pub mod state;
 
 #[cfg(feature = "sse")]

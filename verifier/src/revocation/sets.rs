@@ -1,19 +1,35 @@
 //! What was taken back: sets that only grow, floors that only rise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
+use super::ids::Ids;
 use super::{Known, Lineage, Lookup, RevokedBy, RevokedWhat};
 use crate::claims::{HumanRef, Name};
 use crate::feed::message::{FloorScope, Item};
-use crate::ids::{AgentId, BlockId, DelegationId, HumanId, Key, Lid, Tid};
+use crate::ids::{AgentId, DelegationId, HumanId, Key};
 
-type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+pub(super) type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// Whose ids.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum IdKind {
+    /// Tokens.
+    Tid,
+    /// Links.
+    Lid,
+    /// Narrowing blocks.
+    Block,
+}
+
+impl IdKind {
+    pub(super) const ALL: [Self; 3] = [Self::Tid, Self::Lid, Self::Block];
+}
 
 #[derive(Default)]
 pub(super) struct Sets {
-    tids: Map<Tid, Gone>,
-    lids: Map<Lid, Gone>,
-    blocks: Map<BlockId, Gone>,
+    tids: Ids,
+    lids: Ids,
+    blocks: Ids,
     /// To the feed number.
     holders: Map<Key, u64>,
     global: Floor,
@@ -23,29 +39,12 @@ pub(super) struct Sets {
     pairwise: Map<[u8; 32], Floor>,
     agents: Map<AgentId, Floor>,
     delegations: Map<DelegationId, Floor>,
-    /// Which ids may be dropped when, in steps of [`EXPIRY_STEP_SECS`].
-    expiring: BTreeMap<u64, Vec<Expiring>>,
-}
-
-impl PartialEq for Sets {
-    /// The index of expiries follows from the rest, in order of arrival.
-    fn eq(&self, o: &Self) -> bool {
-        self.tids == o.tids
-            && self.lids == o.lids
-            && self.blocks == o.blocks
-            && self.holders == o.holders
-            && (self.global, self.tenant) == (o.global, o.tenant)
-            && self.humans == o.humans
-            && self.pairwise == o.pairwise
-            && self.agents == o.agents
-            && self.delegations == o.delegations
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Gone {
-    seq: u64,
-    exp_secs: u64,
+pub(super) struct Gone {
+    pub(super) seq: u64,
+    pub(super) exp_secs: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -63,31 +62,12 @@ impl Floor {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Expiring {
-    Tid(Tid),
-    Lid(Lid),
-    Block(BlockId),
-}
-
 impl Sets {
     pub(super) fn apply(&mut self, seq: u64, item: &Item, service: &Name) {
         match item {
-            Item::Tid { tid, exp_secs } => {
-                if remember(&mut self.tids, *tid, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Tid(*tid));
-                }
-            }
-            Item::Lid { lid, exp_secs } => {
-                if remember(&mut self.lids, *lid, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Lid(*lid));
-                }
-            }
-            Item::Block { block, exp_secs } => {
-                if remember(&mut self.blocks, *block, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Block(*block));
-                }
-            }
+            Item::Tid { tid, exp_secs } => self.tids.apply(*tid.as_bytes(), seq, *exp_secs),
+            Item::Lid { lid, exp_secs } => self.lids.apply(*lid.as_bytes(), seq, *exp_secs),
+            Item::Block { block, exp_secs } => self.blocks.apply(*block.as_bytes(), seq, *exp_secs),
             Item::HolderKey { key } => {
                 self.holders.entry(*key).and_modify(|s| *s = seq.min(*s)).or_insert(seq);
             }
@@ -111,8 +91,20 @@ impl Sets {
         }
     }
 
-    fn expire(&mut self, exp_secs: u64, what: Expiring) {
-        self.expiring.entry(exp_secs / EXPIRY_STEP_SECS).or_default().push(what);
+    pub(super) const fn of(&self, kind: IdKind) -> &Ids {
+        match kind {
+            IdKind::Tid => &self.tids,
+            IdKind::Lid => &self.lids,
+            IdKind::Block => &self.blocks,
+        }
+    }
+
+    pub(super) const fn of_mut(&mut self, kind: IdKind) -> &mut Ids {
+        match kind {
+            IdKind::Tid => &mut self.tids,
+            IdKind::Lid => &mut self.lids,
+            IdKind::Block => &mut self.blocks,
+        }
     }
 
     /// L6. Revocations are named before doubts.
@@ -120,17 +112,17 @@ impl Sets {
         // Without an own id or agent nothing could be found: that is no lineage, and no reason to allow.
         let ([own, ancestors @ ..], [(agent, agent_generation), hops @ ..]) = (l.tids, l.agents) else { return Lookup::Behind };
         let gone = |what, seq| Lookup::Revoked(RevokedBy { what, seq });
-        if let Some(g) = self.tids.get(own) {
-            return gone(RevokedWhat::Tid, g.seq);
+        if let Some(seq) = self.tids.find(own.as_bytes()) {
+            return gone(RevokedWhat::Tid, seq);
         }
-        if let Some(g) = ancestors.iter().find_map(|t| self.tids.get(t)) {
-            return gone(RevokedWhat::Ancestor, g.seq);
+        if let Some(seq) = ancestors.iter().find_map(|t| self.tids.find(t.as_bytes())) {
+            return gone(RevokedWhat::Ancestor, seq);
         }
-        if let Some(g) = l.lids.iter().find_map(|i| self.lids.get(i)) {
-            return gone(RevokedWhat::Lid, g.seq);
+        if let Some(seq) = l.lids.iter().find_map(|i| self.lids.find(i.as_bytes())) {
+            return gone(RevokedWhat::Lid, seq);
         }
-        if let Some(g) = l.blocks.iter().find_map(|b| self.blocks.get(b)) {
-            return gone(RevokedWhat::Block, g.seq);
+        if let Some(seq) = l.blocks.iter().find_map(|b| self.blocks.find(b.as_bytes())) {
+            return gone(RevokedWhat::Block, seq);
         }
         if let Some(seq) = l.holders.iter().find_map(|k| self.holders.get(k)) {
             return gone(RevokedWhat::HolderKey, *seq);
@@ -174,31 +166,9 @@ impl Sets {
         if behind { Lookup::Behind } else { Lookup::Live }
     }
 
-    /// Drops up to `portion` ids; how many, and whether more are due.
-    pub(super) fn collect(&mut self, utc_secs: u64, portion: usize) -> (usize, bool) {
-        let due = |step: u64| step.saturating_add(1).saturating_mul(EXPIRY_STEP_SECS).saturating_add(KEPT_AFTER_EXPIRY_SECS) <= utc_secs;
-        let mut dropped = 0;
-        while let Some(mut first) = self.expiring.first_entry() {
-            if !due(*first.key()) {
-                return (dropped, false);
-            }
-            let step = *first.key();
-            if dropped >= portion {
-                return (dropped, true);
-            }
-            let Some(what) = first.get_mut().pop() else {
-                first.remove();
-                continue;
-            };
-            // A later expiry of the same id stands in a later step.
-            match what {
-                Expiring::Tid(id) => forget(&mut self.tids, id, step),
-                Expiring::Lid(id) => forget(&mut self.lids, id, step),
-                Expiring::Block(id) => forget(&mut self.blocks, id, step),
-            }
-            dropped += 1;
-        }
-        (dropped, false)
+    /// Drops what ended among the ids that came last; the shards are looked through when they are merged.
+    pub(super) fn collect(&mut self, utc_secs: u64) -> usize {
+        IdKind::ALL.into_iter().map(|kind| self.of_mut(kind).collect(utc_secs)).sum()
     }
 
     pub(super) fn known(&self) -> Known {
@@ -214,28 +184,31 @@ impl Sets {
     }
 }
 
-/// True if the id is new or expires later than known.
-fn remember<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, seq: u64, exp_secs: u64) -> bool {
-    let mut grown = false;
-    map.entry(id)
-        .and_modify(|g| {
-            g.seq = g.seq.min(seq);
-            grown = exp_secs > g.exp_secs;
-            g.exp_secs = g.exp_secs.max(exp_secs);
-        })
-        .or_insert_with(|| {
-            grown = true;
-            Gone { seq, exp_secs }
-        });
-    grown
-}
+/// What the sets say, whatever they are kept in.
+#[cfg(all(test, not(loom)))]
+impl Sets {
+    /// Each floor and key with its number, each id with its hour.
+    pub(super) fn all(&self) -> std::collections::BTreeMap<(u8, Vec<u8>), (u64, u64)> {
+        let mut all = std::collections::BTreeMap::new();
+        for (n, kind) in (1..).zip(IdKind::ALL) {
+            all.extend(self.of(kind).all().into_iter().map(|(id, hour)| ((n, id.to_vec()), (hour, 0))));
+        }
+        all.extend(self.holders.iter().map(|(key, seq)| ((4, key.as_bytes().to_vec()), (0, *seq))));
+        let mut floor = |n: u8, of: &[u8], floor: &Floor| _ = all.insert((n, of.to_vec()), (floor.generation, floor.seq));
+        floor(5, &[], &self.global);
+        floor(6, &[], &self.tenant);
+        self.humans.iter().for_each(|(id, f)| floor(7, id.as_bytes(), f));
+        self.pairwise.iter().for_each(|(name, f)| floor(8, name, f));
+        self.agents.iter().for_each(|(id, f)| floor(9, id.as_bytes(), f));
+        self.delegations.iter().for_each(|(id, f)| floor(10, id.as_bytes(), f));
+        all
+    }
 
-fn forget<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, step: u64) {
-    if map.get(&id).is_some_and(|g| g.exp_secs / EXPIRY_STEP_SECS <= step) {
-        map.remove(&id);
+    /// The numbers of the ids that are not merged yet.
+    pub(super) fn hot_seqs(&self) -> Vec<std::collections::BTreeMap<[u8; 16], u64>> {
+        IdKind::ALL.into_iter().map(|kind| self.of(kind).hot_seqs()).collect()
     }
 }
 
 /// Skew between the clock that collects and one that still takes a token.
-const KEPT_AFTER_EXPIRY_SECS: u64 = 60;
-const EXPIRY_STEP_SECS: u64 = 64;
+pub(super) const KEPT_AFTER_EXPIRY_SECS: u64 = 60;

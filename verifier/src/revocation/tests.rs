@@ -1,6 +1,6 @@
 use super::*;
-use crate::feed::message::FloorScope;
 use crate::feed::fixture;
+use crate::feed::message::FloorScope;
 
 const HUMAN: HumanId = HumanId::from_bytes([4; 16]);
 const AGENT: AgentId = AgentId::from_bytes([5; 16]);

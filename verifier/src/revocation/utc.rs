@@ -61,6 +61,10 @@ impl AuthorityUtc {
         }
     }
 
+    pub(super) fn restore(&self, utc: UtcMillis) {
+        self.shown_ms.fetch_max(utc.0, Ordering::AcqRel);
+    }
+
     fn set(&self, offset: u64, now: BootTime) {
         self.offset_us.store(offset, Ordering::Release);
         self.heard_us.store(now.0, Ordering::Release);
