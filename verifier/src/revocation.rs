@@ -10,7 +10,7 @@ mod utc;
 
 use crate::claims::{Generations, HumanRef, Name};
 use crate::feed::message::Item;
-use crate::ids::{AgentId, BlockId, BootTime, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
+use crate::ids::{AgentId, BlockId, BootTime, DelegationId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::KeyList;
 use crate::receipt::Relied;
 pub use sets::IdKind;

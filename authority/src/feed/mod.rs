@@ -5,6 +5,7 @@
 
 pub mod beat;
 pub mod bus;
+pub mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

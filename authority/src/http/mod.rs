@@ -10,6 +10,7 @@ mod health;
 mod keys;
 mod log;
 mod revocations;
+mod snapshot;
 mod tokens;
 mod verifiers;
 
@@ -111,6 +112,8 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/verifiers", post(verifiers::enrol))
         .route("/v1/feed/tail", get(feed::tail))
         .route("/v1/feed/head", get(feed::head))
+        .route("/v1/feed/snapshot", get(snapshot::manifest))
+        .route("/v1/feed/segment/{sha256}", get(snapshot::segment))
         // Most of these are asked before anybody is known: a small body is all that is read of a stranger's.
         .layer(DefaultBodyLimit::max(body::MAX_SMALL_BODY_BYTES))
         .route("/v1/receipts", post(verifiers::receipts))

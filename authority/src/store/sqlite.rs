@@ -1,5 +1,6 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
+mod snapshot;
 mod write;
 
 use std::path::Path;

@@ -108,6 +108,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
+    let (cutter, cutters_clock) = (Arc::clone(&signer), Arc::clone(&clock));
+    tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
     let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
     Ok(Started { context: Arc::new(context), key_list: signed })
 }
