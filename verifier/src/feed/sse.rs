@@ -3,6 +3,7 @@
 //! Needs a tokio runtime. Whatever the network does, the worst outcome is a stale view.
 
 mod events;
+mod resync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -42,6 +43,8 @@ pub struct FeedConfig {
     pub reopen_every: Duration,
     /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
     pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// Where the feed is kept over restarts, and for handing back what an authority lost; one verifier's alone. None: every start is cold.
+    pub folder: Option<std::path::PathBuf>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -59,6 +62,7 @@ impl FeedConfig {
             bound: Duration::from_millis(150),
             reopen_every: Duration::from_secs(20),
             sign_in: None,
+            folder: None,
             on_alarm: Box::new(|_| {}),
         }
     }
@@ -103,6 +107,10 @@ struct Shared {
     follower_spawned: AtomicBool,
     streams: AtomicUsize,
     last_error: Mutex<Option<String>>,
+    disk: Option<Arc<resync::Disk>>,
+    /// False until the folder is loaded.
+    warm: watch::Sender<bool>,
+    merging: AtomicBool,
 }
 
 #[derive(Default)]
@@ -120,7 +128,13 @@ impl FeedClient {
     ///
     /// One client per view: it is the view's only writer.
     pub fn start(config: FeedConfig, view: Arc<View>) -> Self {
+        let disk = config.folder.as_deref().map(resync::Disk::open);
+        let refused = disk.as_ref().and_then(|d| d.as_ref().err()).map(ToString::to_string);
+        let disk = disk.and_then(Result::ok).map(Arc::new);
         let shared = Arc::new(Shared {
+            warm: watch::Sender::new(disk.is_none()),
+            disk: disk.clone(),
+            merging: AtomicBool::new(false),
             base: config.authority.trim_end_matches('/').to_owned(),
             state: Mutex::new(FeedState::new(Arc::clone(&view))),
             view,
@@ -129,9 +143,16 @@ impl FeedClient {
             following: tokio::sync::Mutex::new(()),
             follower_spawned: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
-            last_error: Mutex::new(None),
+            last_error: Mutex::new(refused),
         });
-        let tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        if shared.config.folder.is_some() && disk.is_none() {
+            shared.report(&[Alarm::Folder]);
+        }
+        let mut tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        if let Some(disk) = disk {
+            shared.state().keep();
+            tasks.push(tokio::spawn(resync::keep_folder(Arc::clone(&shared), disk)));
+        }
         Self { shared, tasks }
     }
 
@@ -198,12 +219,17 @@ enum FetchError {
     KeyList(#[from] KeyListError),
     #[error(transparent)]
     KeyListStays(#[from] KeyListStays),
+    #[error(transparent)]
+    Segment(#[from] crate::feed::snapshot::SegmentError),
+    #[error("folder: {0}")]
+    Disk(#[from] std::io::Error),
     #[error("{0}")]
     Broken(&'static str),
 }
 
 /// Opens streams without end, each before the one it replaces is closed.
 async fn keep_stream(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     let mut current: Option<AbortOnDrop> = None;
     let mut failures = 0;
     loop {
@@ -237,8 +263,10 @@ async fn keep_stream(shared: Arc<Shared>) {
 
 /// Looks at the clocks every 25 ms, and pulls where the stream falls silent or is not there.
 async fn watch_over(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     loop {
         sleep(TICK).await;
+        shared.merge_soon();
         let (now, wall) = (shared.config.clock.boot(), shared.config.clock.wall());
         let (need, heard, alarms) = {
             let mut state = shared.state();
@@ -386,7 +414,7 @@ impl Shared {
             // Another was here meanwhile; heartbeats that waited for the tail have been settled with it.
             return Ok(());
         }
-        for _ in 0..MAX_PAGES {
+        for page in 1..=MAX_PAGES {
             need = match need {
                 Need::Nothing => return Ok(()),
                 Need::Pull => {
@@ -396,6 +424,13 @@ impl Shared {
                 Need::KeyList => self.fetch_key_list().await?,
                 Need::Tail { epoch, from_seq } => self.fetch_tail(epoch, from_seq).await?,
             };
+            // F17: a page has shown that the authority knows what is known here; what lies between need not be read one by one.
+            if page == resync::PAGES_BEFORE_SNAPSHOT && matches!(need, Need::Tail { .. }) {
+                match self.fetch_snapshot().await {
+                    Ok(next) => need = next,
+                    Err(error) => self.note(&error),
+                }
+            }
         }
         Err(FetchError::Broken("feed did not come to an end of its tail"))
     }
@@ -449,10 +484,13 @@ impl Shared {
 
     fn receive(&self, bytes: &[u8]) -> Result<Need, FeedError> {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, alarms) = {
+        let (result, alarms, kept) = {
             let mut state = self.state();
-            (state.receive(bytes, now, wall), state.take_alarms())
+            (state.receive(bytes, now, wall), state.take_alarms(), state.take_kept())
         };
+        if let Some(disk) = &self.disk {
+            disk.push(kept);
+        }
         self.report(&alarms);
         result
     }
@@ -472,7 +510,11 @@ impl Shared {
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
-        let mut response = self.request(path, query).timeout(FETCH_WAIT).send().await?.error_for_status()?;
+        self.get_within(path, query, max, FETCH_WAIT).await
+    }
+
+    async fn get_within(&self, path: &str, query: &[(&str, String)], max: usize, wait: Duration) -> Result<Vec<u8>, FetchError> {
+        let mut response = self.request(path, query).timeout(wait).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > max {
@@ -493,6 +535,9 @@ impl Shared {
 
     fn report(&self, alarms: &[Alarm]) {
         for alarm in alarms {
+            if let (Alarm::Fork { .. } | Alarm::Loss { .. }, Some(disk)) = (alarm, &self.disk) {
+                disk.note_loss();
+            }
             (self.config.on_alarm)(alarm);
         }
     }

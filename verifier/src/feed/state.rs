@@ -229,6 +229,14 @@ impl FeedState {
         self.kept.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// [`Self::receive`] for what was received, and verified, before the process began: batches and epoch starts.
+    pub fn restore(&mut self, bytes: &[u8], now: BootTime) -> Result<Need, FeedError> {
+        let keeping = self.kept.take();
+        let need = self.take(bytes, now);
+        self.kept = keeping;
+        need
+    }
+
     /// Moves the watermark to a snapshot that is in the view (F17). At or below the watermark it stays where it is.
     pub fn reach(&mut self, loaded: &Loaded, now: BootTime) -> Need {
         let (epoch, seq, _) = self.watermark();
