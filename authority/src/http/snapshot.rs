@@ -6,11 +6,14 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use procura_verifier::feed::SignedMessage;
 use procura_verifier::ids::Tenant;
 use procura_verifier::wire::Canonical as _;
 
+use super::body::Body;
 use super::{ApiError, AppState};
 use crate::feed::snapshot::signed;
+use crate::usecase::take_back::{self, TakeBackError};
 
 /// `?tenant=`.
 #[derive(serde::Deserialize)]
@@ -38,4 +41,47 @@ pub async fn segment(State(app): State<AppState>, Path(hash): Path<String>, Quer
     }
     let bytes = app.ctx.store.segment(sha256).await.map_err(ApiError::unavailable)?.ok_or_else(|| ApiError::not_found("no such segment"))?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], bytes))
+}
+
+/// What a verifier holds: messages, or a manifest with one of its segments.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LostBody {
+    #[serde(default)]
+    messages: Vec<String>,
+    #[serde(default)]
+    manifest: Option<String>,
+    #[serde(default)]
+    segment: Option<String>,
+}
+
+/// `POST /v1/feed/lost`: anyone may hand in what a feed key signed. `wanted` if the manifest's segments are.
+pub async fn lost(State(app): State<AppState>, Query(asked): Query<Asked>, Body(body): Body<LostBody>) -> Result<Json<serde_json::Value>, ApiError> {
+    app.is_ours(&asked.tenant)?;
+    let read = |text: &String| {
+        BASE64
+            .decode(text)
+            .ok()
+            .and_then(|bytes| SignedMessage::from_bytes(&bytes).ok())
+            .ok_or_else(|| ApiError::bad_request("expected signed feed messages in base64url without padding"))
+    };
+    let messages = body.messages.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let mut taken = take_back::messages(&app.ctx, &messages).await.map_err(refused)?;
+    let mut wanted = false;
+    if let Some(manifest) = body.manifest.as_ref().map(read).transpose()? {
+        wanted = take_back::is_wanted(&app.ctx, &manifest).await.map_err(refused)?;
+        if let Some(segment) = body.segment {
+            let bytes = BASE64.decode(segment).map_err(|_| ApiError::bad_request("expected a segment in base64url without padding"))?;
+            let more = take_back::segment(&app.ctx, &manifest, &bytes).await.map_err(refused)?;
+            (taken.taken, taken.known) = (taken.taken + more.taken, taken.known + more.known);
+        }
+    }
+    Ok(Json(serde_json::json!({ "taken": taken.taken, "known": taken.known, "wanted": wanted })))
+}
+
+fn refused(e: TakeBackError) -> ApiError {
+    match e {
+        TakeBackError::Unavailable(e) => ApiError::unavailable(e),
+        e => ApiError::bad_request(e.to_string()),
+    }
 }

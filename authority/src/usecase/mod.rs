@@ -10,6 +10,7 @@ pub mod receipts;
 pub mod register_agent;
 pub mod revoke;
 pub mod sign_in;
+pub mod take_back;
 
 #[cfg(test)]
 pub(crate) mod fixture;
