@@ -67,7 +67,12 @@ fn key_list() -> UnverifiedKeyList {
     UnverifiedKeyList::sign(&KeyListPayload { tenant: tenant(), version: 1, issued: from, max_ttl_secs: 86_400, keys, dead: vec![] }, &[&key(1)])
 }
 
-/// The n-th revoked id; `revoked` false: ids that are not.
+fn in_message(seq: u64) -> [u8; 16] {
+    let mut tid = [0; 16];
+    tid[..8].copy_from_slice(&seq.to_be_bytes());
+    tid
+}
+
 fn id(rng: &mut rand::rngs::StdRng) -> [u8; 16] {
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
@@ -85,9 +90,7 @@ struct Feed {
 fn feed(ids: u64) -> Feed {
     let (now, mut prev, mut messages) = (SystemClock.wall(), genesis_hash(&tenant(), 1), Vec::new());
     for seq in 1..=2 * TAIL {
-        let mut tid = [0; 16];
-        tid[..8].copy_from_slice(&seq.to_be_bytes());
-        let items = vec![(seq, Item::Tid { tid: Tid::from_bytes(tid), exp_secs: now.secs() + 3600 })];
+        let items = vec![(seq, Item::Tid { tid: Tid::from_bytes(in_message(seq)), exp_secs: now.secs() + 3600 })];
         let signed = SignedMessage::sign(&Message::Batch(Batch { tenant: tenant(), epoch: 1, seq, prev, issued: now, items }), &key(2));
         prev = signed.hash();
         messages.push(signed);
@@ -96,6 +99,10 @@ fn feed(ids: u64) -> Feed {
     let (mut entries, mut segments) = (Vec::new(), std::collections::HashMap::new());
     for hour in 0..HOURS {
         let mut part: Vec<_> = (0..ids / HOURS).map(|_| id(&mut rng)).collect();
+        if hour == 0 {
+            // What the messages up to the snapshot said is in it.
+            part.extend((1..=TAIL).map(in_message));
+        }
         part.sort_unstable();
         for chunk in part.chunks(MAX_SEGMENT_BYTES / 16) {
             let bytes = chunk.concat();
