@@ -61,8 +61,11 @@ pub(super) fn row((epoch, seq, payload, key): Columns) -> Result<SnapshotRow, St
     })
 }
 
+/// Hashes that are named, and a place.
+type Kept = (HashSet<[u8; 32]>, (u64, u64));
+
 /// What is named by the newest [`KEPT`] of these pages, newest first; and the place from which on pages are kept.
-pub(super) fn kept(newest_first: Vec<SnapshotRow>) -> Result<(HashSet<[u8; 32]>, (u64, u64)), StoreError> {
+pub(super) fn kept(newest_first: Vec<SnapshotRow>) -> Result<Kept, StoreError> {
     let (mut all, mut from) = (HashSet::new(), (0, 0));
     for row in newest_first.iter().take(KEPT) {
         all.extend(named(row)?);
