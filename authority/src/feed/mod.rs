@@ -9,6 +9,7 @@ pub mod redis;
 
 #[cfg(test)]
 mod contract;
+pub mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

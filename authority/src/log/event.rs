@@ -78,6 +78,8 @@ pub enum Actor {
     Human(HumanId),
     /// The CLI over the socket in the data folder.
     LocalOperator,
+    /// A verifier that kept what the authority lost, under the feed key's own signature (`spec/feed.md`, F20).
+    HandedBack,
 }
 
 impl Actor {
@@ -85,15 +87,21 @@ impl Actor {
         match self {
             Self::Human(hid) => hid.to_string(),
             Self::LocalOperator => LOCAL_OPERATOR.to_owned(),
+            Self::HandedBack => HANDED_BACK.to_owned(),
         }
     }
     fn parse(text: &str) -> Option<Self> {
-        if text == LOCAL_OPERATOR { Some(Self::LocalOperator) } else { HumanId::from_str(text).ok().map(Self::Human) }
+        match text {
+            LOCAL_OPERATOR => Some(Self::LocalOperator),
+            HANDED_BACK => Some(Self::HandedBack),
+            hid => HumanId::from_str(hid).ok().map(Self::Human),
+        }
     }
 }
-hashed_or_encoded!(Actor, "expected a hid or `local-operator`");
+hashed_or_encoded!(Actor, "expected a hid, `local-operator` or `handed-back`");
 
 const LOCAL_OPERATOR: &str = "local-operator";
+const HANDED_BACK: &str = "handed-back";
 
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $kind:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {

@@ -69,7 +69,7 @@ pub(super) fn rows(rows: Vec<Row>) -> Change {
 fn receipt(n: u8, after: Option<u8>, hash: u8) -> Row {
     Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32] })
 }
-pub(super) fn batch(n: u8, changes: Vec<Change>) -> Batch {
+pub(crate) fn batch(n: u8, changes: Vec<Change>) -> Batch {
     Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
 }
 pub(super) fn floor(generation: u64) -> Change {

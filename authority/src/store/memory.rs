@@ -1,5 +1,7 @@
 //! The store in memory: for tests, and able to fail in both ways a database can.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +31,7 @@ pub struct Memory {
     tenant: Tenant,
     state: Mutex<State>,
     gate: Semaphore,
+    snapshots: Mutex<snapshot::Snapshots>,
 }
 
 /// How the next commit fails.
@@ -97,7 +100,7 @@ impl Memory {
             let_in: 0,
             down: false,
         };
-        Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS) }
+        Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS), snapshots: Mutex::default() }
     }
 
     /// Makes the next commit fail; said twice, the next two.

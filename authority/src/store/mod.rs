@@ -25,6 +25,7 @@ pub mod memory;
 mod plan;
 pub mod postgres;
 mod rows;
+pub mod snapshot;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -349,7 +350,7 @@ fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
 pub type Answering<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// One tenant's durable state. See the module for the contract.
-pub trait Store: Send + Sync {
+pub trait Store: snapshot::SnapshotStore + Send + Sync {
     /// Whose state.
     fn tenant(&self) -> &Tenant;
     /// Where log and feed end.

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod server;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod session;

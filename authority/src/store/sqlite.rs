@@ -1,6 +1,7 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
 mod session;
+mod snapshot;
 mod write;
 
 use std::path::Path;

@@ -124,6 +124,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
+    let (cutter, cutters_clock) = (Arc::clone(&signer), Arc::clone(&clock));
+    tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
     let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed });
     super::publish_keys::keep_warning(&context);
     Ok(Started { context, key_list: signed })

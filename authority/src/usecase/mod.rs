@@ -12,6 +12,7 @@ pub mod register_agent;
 pub mod revoke;
 pub mod session;
 pub mod sign_in;
+pub mod take_back;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -4,7 +4,10 @@
 //! that decisions read follows. Transports only carry bytes: what they lose, repeat, reorder or invent costs freshness, never truth.
 
 pub mod clock;
+#[cfg(feature = "sse")]
+pub mod folder;
 pub mod message;
+pub mod snapshot;
 pub mod state;
 
 #[cfg(feature = "redis")]

@@ -3,6 +3,7 @@
 //! Needs a tokio runtime. Whatever the network does, the worst outcome is a stale view.
 
 mod events;
+mod resync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -51,6 +52,8 @@ pub struct FeedConfig {
     pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
     /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
     pub trust_path: Option<PathBuf>,
+    /// Where the feed is kept over restarts, and for handing back what an authority lost; one verifier's alone. None: every start is cold.
+    pub folder: Option<std::path::PathBuf>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -72,6 +75,7 @@ impl FeedConfig {
             redis: None,
             sign_in: None,
             trust_path: None,
+            folder: None,
             on_alarm: Box::new(|_| {}),
         }
     }
@@ -131,6 +135,10 @@ pub(super) struct Shared {
     #[cfg(feature = "redis")]
     pub(super) redis: super::redis::Counts,
     last_error: Mutex<Option<String>>,
+    disk: Option<Arc<resync::Disk>>,
+    /// False until the folder is loaded.
+    warm: watch::Sender<bool>,
+    merging: AtomicBool,
 }
 
 #[derive(Default)]
@@ -148,7 +156,13 @@ impl FeedClient {
     ///
     /// One client per view: it is the view's only writer.
     pub fn start(config: FeedConfig, view: Arc<View>) -> Self {
+        let disk = config.folder.as_deref().map(resync::Disk::open);
+        let refused = disk.as_ref().and_then(|d| d.as_ref().err()).map(ToString::to_string);
+        let disk = disk.and_then(Result::ok).map(Arc::new);
         let shared = Arc::new(Shared {
+            warm: watch::Sender::new(disk.is_none()),
+            disk: disk.clone(),
+            merging: AtomicBool::new(false),
             base: config.authority.trim_end_matches('/').to_owned(),
             state: Mutex::new(FeedState::new(Arc::clone(&view))),
             view,
@@ -159,8 +173,11 @@ impl FeedClient {
             streams: AtomicUsize::new(0),
             #[cfg(feature = "redis")]
             redis: super::redis::Counts::default(),
-            last_error: Mutex::new(None),
+            last_error: Mutex::new(refused),
         });
+        if shared.config.folder.is_some() && disk.is_none() {
+            shared.report(&[Alarm::Folder]);
+        }
         let mut tasks = vec![tokio::spawn(watch_over(Arc::clone(&shared)))];
         if shared.config.stream == StreamUse::Held {
             tasks.push(tokio::spawn(keep_stream(Arc::clone(&shared))));
@@ -168,6 +185,10 @@ impl FeedClient {
         #[cfg(feature = "redis")]
         if let Some(server) = shared.config.redis.clone() {
             tasks.push(tokio::spawn(super::redis::keep_subscription(Arc::clone(&shared), server)));
+        }
+        if let Some(disk) = disk {
+            shared.state().keep();
+            tasks.push(tokio::spawn(resync::keep_folder(Arc::clone(&shared), disk)));
         }
         Self { shared, tasks }
     }
@@ -245,12 +266,17 @@ enum FetchError {
     KeyListStays(#[from] KeyListStays),
     #[error(transparent)]
     Keep(#[from] KeepError),
+    #[error(transparent)]
+    Segment(#[from] crate::feed::snapshot::SegmentError),
+    #[error("folder: {0}")]
+    Disk(#[from] std::io::Error),
     #[error("{0}")]
     Broken(&'static str),
 }
 
 /// Opens streams without end, each before the one it replaces is closed.
 async fn keep_stream(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     let mut current: Option<AbortOnDrop> = None;
     let mut failures = 0;
     loop {
@@ -284,8 +310,10 @@ async fn keep_stream(shared: Arc<Shared>) {
 
 /// Looks at the clocks every 25 ms, and pulls where the stream falls silent or is not there.
 async fn watch_over(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     loop {
         sleep(TICK).await;
+        shared.merge_soon();
         let (now, wall) = (shared.config.clock.boot(), shared.config.clock.wall());
         let (need, heard, alarms) = {
             let mut state = shared.state();
@@ -448,7 +476,7 @@ impl Shared {
             // Another was here meanwhile; heartbeats that waited for the tail have been settled with it.
             return Ok(());
         }
-        for _ in 0..MAX_PAGES {
+        for page in 1..=MAX_PAGES {
             need = match need {
                 Need::Nothing => return Ok(()),
                 Need::Pull => {
@@ -458,6 +486,13 @@ impl Shared {
                 Need::KeyList => self.fetch_key_list().await?,
                 Need::Tail { epoch, from_seq } => self.fetch_tail(epoch, from_seq).await?,
             };
+            // F17: a page has shown that the authority knows what is known here; what lies between need not be read one by one.
+            if page == resync::PAGES_BEFORE_SNAPSHOT && matches!(need, Need::Tail { .. }) {
+                match self.fetch_snapshot().await {
+                    Ok(next) => need = next,
+                    Err(error) => self.note(&error),
+                }
+            }
         }
         Err(FetchError::Broken("feed did not come to an end of its tail"))
     }
@@ -533,12 +568,15 @@ impl Shared {
     /// Also whether anything moved: the watermark, or freshness.
     pub(super) fn receive_and_tell(self: &Arc<Self>, bytes: &[u8]) -> (Result<Need, FeedError>, bool) {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, moved, announced, alarms) = {
+        let (result, moved, announced, alarms, kept) = {
             let mut state = self.state();
             let before = (state.watermark(), state.counters().published);
             let result = state.receive(bytes, now, wall);
-            (result, before != (state.watermark(), state.counters().published), state.take_announced(), state.take_alarms())
+            (result, before != (state.watermark(), state.counters().published), state.take_announced(), state.take_alarms(), state.take_kept())
         };
+        if let Some(disk) = &self.disk {
+            disk.push(kept);
+        }
         self.report(&alarms);
         (result.and_then(|need| announced.map_or(Ok(need), |list| self.hear_list(need, &list))), moved)
     }
@@ -569,7 +607,11 @@ impl Shared {
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
-        let mut response = self.request(path, query).timeout(FETCH_WAIT).send().await?.error_for_status()?;
+        self.get_within(path, query, max, FETCH_WAIT).await
+    }
+
+    async fn get_within(&self, path: &str, query: &[(&str, String)], max: usize, wait: Duration) -> Result<Vec<u8>, FetchError> {
+        let mut response = self.request(path, query).timeout(wait).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > max {
@@ -590,6 +632,9 @@ impl Shared {
 
     fn report(&self, alarms: &[Alarm]) {
         for alarm in alarms {
+            if let (Alarm::Fork { .. } | Alarm::Loss { .. }, Some(disk)) = (alarm, &self.disk) {
+                disk.note_loss();
+            }
             (self.config.on_alarm)(alarm);
         }
     }
