@@ -13,9 +13,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, ToolPolicy, decide_at};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, STRICT_MS, ToolPolicy, decide_at};
 use procura_verifier::feed::Alarm;
-use procura_verifier::feed::sse::{FeedClient, FeedConfig};
+use procura_verifier::feed::ack::Mode;
+use procura_verifier::feed::sse::{Enrolment, FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
 use procura_verifier::revocation::{RevocationView as _, View};
@@ -229,7 +230,7 @@ pub struct GuardConfig {
     pub audience: Audience,
     /// The enrolment of the key.
     pub verifier: procura_verifier::ids::VerifierId,
-    /// The verifier's key: signs receipts.
+    /// The verifier's key: signs receipts, sign-ins and acknowledgements.
     pub key: ed25519_dalek::SigningKey,
     /// What this tool insists on.
     pub policy: ToolPolicy,
@@ -268,6 +269,12 @@ impl Guard {
         let replay = Arc::new(ReplayCache::new(random()?, config.max_proofs));
         let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());
         feed.clock = clock.clone();
+        let run = random()?;
+        let (mode, bound_ms) = match config.policy.freshness {
+            Freshness::Strict => (Mode::Strict, STRICT_MS),
+            Freshness::Bounded { ms } => (Mode::Bounded, ms),
+        };
+        feed.enrolment = Some(Enrolment { verifier: config.verifier, audience: config.audience.clone(), run, key: config.key.clone(), mode, bound_ms });
         let paused = replay.clone();
         feed.on_alarm = Box::new(move |alarm| {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.
@@ -277,7 +284,7 @@ impl Guard {
                 paused.renew(challenge);
             }
         });
-        let receipts = Receipts::new(config.verifier, random()?, config.key);
+        let receipts = Receipts::new(config.verifier, run, config.key);
         let (at, time) = (view.clone(), clock.clone());
         let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
         Ok(Arc::new(Self {

@@ -6,19 +6,21 @@ mod events;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::ack::{Ack, Mode, SignIn, Signed};
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
-use crate::ids::{BootTime, Clock};
+use crate::claims::Audience;
+use crate::ids::{BootTime, Clock, VerifierId};
 use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
 use crate::revocation::{KeyListStays, RevocationView as _, View};
 use crate::wire::{Canonical as _, Malformed};
@@ -40,8 +42,8 @@ pub struct FeedConfig {
     pub bound: Duration,
     /// When the stream is opened anew, with a new nonce, before the old one ends. 20 s by the protocol.
     pub reopen_every: Duration,
-    /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
-    pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// Who signs in to streams and acknowledges. Nobody: one of few strangers, whom no kill waits for.
+    pub enrolment: Option<Enrolment>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -58,9 +60,32 @@ impl FeedConfig {
             rng: Mutex::new(Box::new(rand::rngs::StdRng::from_os_rng())),
             bound: Duration::from_millis(150),
             reopen_every: Duration::from_secs(20),
-            sign_in: None,
+            enrolment: None,
             on_alarm: Box::new(|_| {}),
         }
+    }
+}
+
+/// An enrolled verifier, as the authority knows it.
+pub struct Enrolment {
+    /// Its id.
+    pub verifier: VerifierId,
+    /// The service and instance it was enrolled for.
+    pub audience: Audience,
+    /// Drawn at random when the process starts; the same as in its receipts.
+    pub run: [u8; 16],
+    /// Its key.
+    pub key: ed25519_dalek::SigningKey,
+    /// What it does with knowledge older than the bound.
+    pub mode: Mode,
+    /// The longest bound in force, in milliseconds: after so long a silence it is presumed to deny.
+    pub bound_ms: u32,
+}
+
+// No derive: it holds a private key.
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolment({})", self.verifier)
     }
 }
 
@@ -80,6 +105,8 @@ pub struct FeedStatus {
     pub streams: usize,
     /// Pulls begun.
     pub pulls: u64,
+    /// Acknowledgements that the authority has taken.
+    pub acks: u64,
     /// Counts of the state machine.
     pub counters: FeedCounters,
     /// What last went wrong, as one sentence without secrets.
@@ -102,6 +129,9 @@ struct Shared {
     following: tokio::sync::Mutex<()>,
     follower_spawned: AtomicBool,
     streams: AtomicUsize,
+    /// The watermark moved: there is something to acknowledge.
+    moved: Notify,
+    acks: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -129,9 +159,14 @@ impl FeedClient {
             following: tokio::sync::Mutex::new(()),
             follower_spawned: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            moved: Notify::new(),
+            acks: AtomicU64::new(0),
             last_error: Mutex::new(None),
         });
-        let tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        let mut tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        if shared.config.enrolment.is_some() {
+            tasks.push(tokio::spawn(keep_acknowledging(Arc::clone(&shared))));
+        }
         Self { shared, tasks }
     }
 
@@ -159,6 +194,7 @@ impl FeedClient {
             watermark,
             counters,
             streams: self.shared.streams.load(Ordering::Relaxed),
+            acks: self.shared.acks.load(Ordering::Relaxed),
             pulls: lock(&self.shared.pulls).begun,
             last_error: lock(&self.shared.last_error).clone(),
         }
@@ -259,7 +295,76 @@ async fn watch_over(shared: Arc<Shared>) {
     }
 }
 
+/// Acknowledges as soon as the watermark has moved, and once a second. One at a time: what moves meanwhile goes with the next.
+async fn keep_acknowledging(shared: Arc<Shared>) {
+    let (mut number, mut failures) = (0, 0);
+    loop {
+        let _ = timeout(ACK_EVERY, shared.moved.notified()).await;
+        let Some(ack) = shared.acknowledgement(number + 1) else { continue };
+        number += 1;
+        match shared.acknowledge(&ack).await {
+            Ok(()) => {
+                failures = 0;
+                shared.acks.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                failures += 1;
+                shared.note(&error);
+                sleep(shared.backoff(failures)).await;
+                // What it would have said is still to be said.
+                shared.moved.notify_one();
+            }
+        }
+    }
+}
+
 impl Shared {
+    /// What can be said now; nothing before the first answer of the authority.
+    fn acknowledgement(&self, number: u64) -> Option<Signed<Ack>> {
+        let me = self.config.enrolment.as_ref()?;
+        // The watermark first: what it says is applied, whatever comes in between.
+        let (epoch, seq, hash) = self.state().watermark();
+        let (now, fresh) = (self.config.clock.boot(), self.view.fresh_as_of()?);
+        let ack = Ack {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            number,
+            epoch,
+            seq,
+            hash,
+            fresh_age_ms: now.micros_since(fresh) / 1000,
+            utc: self.view.utc(now)?,
+            mode: me.mode,
+            bound_ms: me.bound_ms,
+        };
+        Some(Signed::sign(&ack, &me.key))
+    }
+
+    async fn acknowledge(&self, ack: &Signed<Ack>) -> Result<(), FetchError> {
+        let body = serde_json::json!({ "ack": BASE64_URL_SAFE_NO_PAD.encode(ack.to_bytes()) });
+        let request = self.config.http.post(format!("{}/v1/feed/acks", self.base)).header("content-type", "application/json").body(body.to_string());
+        request.timeout(ACK_WAIT).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// The header of a stream request.
+    fn sign_in(&self, nonce: &Nonce) -> Option<String> {
+        let me = self.config.enrolment.as_ref()?;
+        let now = self.config.clock.boot();
+        let sign_in = SignIn {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            audience: me.audience.clone(),
+            nonce: nonce.to_vec(),
+            utc: self.view.utc(now).unwrap_or_else(|| self.config.clock.wall()),
+            mode: me.mode,
+            bound_ms: me.bound_ms,
+        };
+        Some(BASE64_URL_SAFE_NO_PAD.encode(Signed::sign(&sign_in, &me.key).to_bytes()))
+    }
+
     /// The pull that whoever asks now may wait for.
     fn start_pull(self: &Arc<Self>) -> watch::Receiver<bool> {
         let now = self.config.clock.boot();
@@ -315,7 +420,11 @@ impl Shared {
 
     async fn read_stream(self: &Arc<Self>, ready: oneshot::Sender<()>) -> Result<(), FetchError> {
         let nonce = self.ask();
-        let mut response = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream").send().await?.error_for_status()?;
+        let mut request = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream");
+        if let Some(sign_in) = self.sign_in(&nonce) {
+            request = request.header("procura-verifier", sign_in);
+        }
+        let mut response = request.send().await?.error_for_status()?;
         let is_events = response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
         if !is_events {
             return Err(FetchError::Broken("expected content type `text/event-stream`"));
@@ -449,10 +558,14 @@ impl Shared {
 
     fn receive(&self, bytes: &[u8]) -> Result<Need, FeedError> {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, alarms) = {
+        let (result, alarms, moved) = {
             let mut state = self.state();
-            (state.receive(bytes, now, wall), state.take_alarms())
+            let before = state.watermark();
+            (state.receive(bytes, now, wall), state.take_alarms(), state.watermark() != before)
         };
+        if moved {
+            self.moved.notify_one();
+        }
         self.report(&alarms);
         result
     }
@@ -464,11 +577,7 @@ impl Shared {
     }
 
     fn request(&self, path: &str, query: &[(&str, String)]) -> reqwest::RequestBuilder {
-        let mut request = self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query);
-        if let Some(sign_in) = &self.config.sign_in {
-            request = request.header("procura-verifier", sign_in());
-        }
-        request
+        self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query)
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
@@ -563,6 +672,8 @@ const PULL_GAP_US: u64 = 50_000;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_WAIT: Duration = Duration::from_secs(2);
+const ACK_EVERY: Duration = Duration::from_secs(1);
+const ACK_WAIT: Duration = Duration::from_millis(500);
 const STEADY_US: u64 = 1_000_000;
 const FOLLOW_GAP: Duration = Duration::from_millis(50);
 const BACKOFF_MS: u64 = 50;
