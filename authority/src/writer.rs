@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
 use crate::log::checkpoint::{Checkpoint, Origin};
+use crate::metrics::Metrics;
 use crate::signer::Signer;
 use crate::signer::released::{ReleaseError, Released, TreeHead};
 use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Row, Store};
@@ -87,6 +88,8 @@ pub struct Parts {
     pub pulse: Arc<Pulse>,
     /// Where messages go.
     pub feed: Feed,
+    /// How long commits take.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The door to the writer. Cheap to clone; the writer ends when the last clone is gone.
@@ -189,6 +192,7 @@ impl Task {
             self.parts.rng.fill_bytes(&mut id);
             let batch = Batch { id, at: self.parts.clock.wall(), feed_key: self.parts.signer.public(KeyUse::Feed), changes };
             self.parts.pulse.begin();
+            let begun = self.parts.clock.boot();
             let committed = match self.parts.store.commit(&batch).await {
                 Ok(committed) => Ok(committed),
                 Err(CommitError::Unavailable(e)) => Err(e.to_string()),
@@ -198,12 +202,14 @@ impl Task {
                 Ok(committed) => committed,
                 Err(why) => {
                     self.parts.pulse.abandon();
+                    self.parts.metrics.commit_failed();
                     tracing::error!(error = %why, changes = waiting.len(), "commit failed");
                     answer(waiting, std::iter::repeat_with(|| Err(WriteError::Unavailable(why.clone()))));
                     continue;
                 }
             };
             let at = self.parts.clock.boot();
+            self.parts.metrics.committed(at.micros_since(begun));
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts.pulse, &batch, &committed);
             let messages = self.sign_feed(&committed);

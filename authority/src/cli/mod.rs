@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod delegate;
 pub mod door;
+pub mod drill;
 pub mod keygen;
 pub mod log;
 pub mod login;
@@ -10,3 +11,4 @@ pub mod revoke;
 pub mod sample_tool;
 pub mod session;
 pub mod token;
+pub mod verifiers;

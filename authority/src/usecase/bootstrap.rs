@@ -14,9 +14,11 @@ use crate::feed::Feed;
 use crate::feed::beat::Pulse;
 use crate::log::checkpoint::Origin;
 use crate::log::event;
+use crate::metrics::Metrics;
 use crate::signer::Signer;
 use crate::signer::released::Released;
 use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
+use crate::watch::Watch;
 use crate::writer::{Parts, StartError, Writer};
 
 /// What a start needs.
@@ -97,7 +99,10 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let key_list = (keys.payload().version, *keys.hash());
     let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
+    let metrics = Arc::new(Metrics::new());
+    let watch = Watch::start(Arc::clone(&clock), store.board());
     let parts = Parts {
+        metrics: Arc::clone(&metrics),
         store: Arc::clone(&store),
         signer: Arc::clone(&signer),
         clock: Arc::clone(&clock),
@@ -108,7 +113,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
-    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
+    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed, watch, metrics };
     Ok(Started { context: Arc::new(context), key_list: signed })
 }
 

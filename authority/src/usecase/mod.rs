@@ -1,15 +1,20 @@
 //! What the authority does, one verb a file. Use cases see the store's trait, the writer and the signer; never a database, never HTTP.
 
+pub mod acknowledge;
 pub mod bootstrap;
 pub mod card;
+pub mod coverage;
 pub mod delegate;
+pub mod drill;
 pub mod enroll_verifier;
 pub mod inspect;
 pub mod issue;
 pub mod receipts;
 pub mod register_agent;
+pub mod retire_verifier;
 pub mod revoke;
 pub mod sign_in;
+pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -34,8 +39,10 @@ use crate::domain::grants::Grants;
 use crate::domain::opening::Opening;
 use crate::feed::Feed;
 use crate::log::event::{self, Event};
+use crate::metrics::Metrics;
 use crate::signer::Signer;
 use crate::store::{Answer, Placed, Row, Store, StoreError};
+use crate::watch::Watch;
 use crate::writer::{WriteError, Writer};
 
 /// What every use case works with: one tenant's. Cheap to share behind an `Arc`.
@@ -60,6 +67,10 @@ pub struct Context {
     pub challenges: Challenges,
     /// The feed.
     pub feed: Feed,
+    /// Who listens to it, and how far each has applied it.
+    pub watch: Watch,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The store or the writer cannot serve. Our fault; the caller may try again.

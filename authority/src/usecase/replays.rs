@@ -7,6 +7,7 @@ use super::delegate::delegate;
 use super::enroll_verifier::enroll_verifier;
 use super::fixture::*;
 use super::receipts::{Record, take};
+use super::retire_verifier::retire_verifier;
 use super::revoke::{Target, revoke};
 use crate::app::export;
 use crate::domain::delegation::tests::terms;
@@ -27,6 +28,7 @@ async fn everything_that_use_cases_do_replays() {
     for target in [Target::Token(tid), Target::Human(human), Target::Human(human), Target::Delegation(grant), Target::HolderKey(key(7))] {
         revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
     }
+    retire_verifier(&app.ctx, &root, verifier, "gone".into()).await.unwrap();
     let anew = delegate(&app.ctx, &alice, bot, terms(), None).await.unwrap().delegation;
     app.mint(bot, anew).await.unwrap();
 

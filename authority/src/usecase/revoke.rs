@@ -34,6 +34,21 @@ pub enum Target {
     Everything,
 }
 
+impl Target {
+    /// What it is, as the command line, the API and metrics say it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Delegation(_) => "delegation",
+            Self::Agent(_) => "agent",
+            Self::Human(_) => "human",
+            Self::HolderKey(_) => "key",
+            Self::Tenant => "tenant",
+            Self::Everything => "all",
+        }
+    }
+}
+
 /// Taken back, durably; verifiers are being told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Revoked {
@@ -97,7 +112,10 @@ pub async fn revoke(ctx: &Context, by: &Principal, target: Target, reason: Optio
         rows.extend(ctx.remember(once, &()));
         let leaf = ctx.leaf(event::Revoke { item: event::Encoded(item.to_bytes()), by: actor, reason_hash, delegation }, ctx.now())?;
         match ctx.writer.submit(Change { requires, rows, items: vec![item], leaves: vec![leaf] }).await {
-            Ok(w) => return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) }),
+            Ok(w) => {
+                ctx.metrics.revoked(target.word());
+                return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) });
+            }
             // Somebody else revokes the same at the same moment: read again, so that each stands in the log with its own floor.
             Err(WriteError::Refused(Refused::GenerationMoved(..) | Refused::DelegationMoved(_) | Refused::DelegationNotLive | Refused::Answered)) => {}
             Err(e) => return Err(Unavailable::from_write(e).into()),
