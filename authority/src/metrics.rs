@@ -31,7 +31,7 @@ macro_rules! label {
     };
 }
 label!(What, what);
-label!(Result_, result);
+label!(Outcome, result);
 label!(State, state);
 label!(ModeLabel, mode);
 label!(Kind, kind);
@@ -42,10 +42,10 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_failures: Counter,
     revocations: Family<What, Counter>,
-    acks: Family<Result_, Counter>,
-    sign_ins: Family<Result_, Counter>,
+    acks: Family<Outcome, Counter>,
+    sign_ins: Family<Outcome, Counter>,
     confirm_seconds: Histogram,
-    drills: Family<Result_, Counter>,
+    drills: Family<Outcome, Counter>,
     drill_age: Float,
     feed_epoch: Gauge,
     feed_head: Gauge,
@@ -111,10 +111,10 @@ impl Metrics {
         registry.register("verifier_modes", "Runs of verifiers by the mode they last gave", m.modes.clone());
         // From the start: a series that appears with its first event cannot be compared with before.
         for result in ["accepted", "old", "refused", "above_head"] {
-            m.acks.get_or_create(&Result_ { result: Word(result) });
+            _ = m.acks.get_or_create(&Outcome { result: Word(result) });
         }
         for result in ["accepted", "refused"] {
-            m.sign_ins.get_or_create(&Result_ { result: Word(result) });
+            _ = m.sign_ins.get_or_create(&Outcome { result: Word(result) });
         }
         Self { registry, ..m }
     }
@@ -136,12 +136,12 @@ impl Metrics {
 
     /// An acknowledgement came in: `accepted`, `old`, `refused` or `above_head`.
     pub fn acknowledged(&self, result: &'static str) {
-        self.acks.get_or_create(&Result_ { result: Word(result) }).inc();
+        self.acks.get_or_create(&Outcome { result: Word(result) }).inc();
     }
 
     /// A verifier signed in, or tried to: `accepted` or `refused`.
     pub fn signed_in(&self, result: &'static str) {
-        self.sign_ins.get_or_create(&Result_ { result: Word(result) }).inc();
+        self.sign_ins.get_or_create(&Outcome { result: Word(result) }).inc();
     }
 
     /// A verifier confirmed a revocation that somebody waited for, so many milliseconds after its commit.
@@ -151,7 +151,7 @@ impl Metrics {
 
     /// A drill ended: `covered` or `not_covered`.
     pub fn drilled(&self, result: &'static str) {
-        self.drills.get_or_create(&Result_ { result: Word(result) }).inc();
+        self.drills.get_or_create(&Outcome { result: Word(result) }).inc();
     }
 
     /// The whole page.

@@ -11,3 +11,4 @@ mod kill;
 mod roles;
 mod support;
 mod tool;
+mod watch;

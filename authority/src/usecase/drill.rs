@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use procura_verifier::claims::{Capability, DataClass, Hops, Name, Possession};
+use procura_verifier::claims::{Capability, DataClass, Hops, Name, Pattern, Possession};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid};
+use procura_verifier::wire::Malformed;
 
 use super::coverage::{Coverage, actor, record, revoke_and_look};
 use super::delegate::{Granting, granting};
@@ -147,7 +148,8 @@ async fn agent(ctx: &Context, human: HumanId) -> Result<(Agent, Key), DrillError
         let leaf = event::Agent { agent: agent.id, owner: human, name_salted_hash, key, generation };
         let row = AgentKey { key, agent: agent.id, state: KeyState::Live, added: now };
         let requires = vec![crate::store::Require::GenerationIs(scope(agent.id), generation)];
-        let change = Change { requires, rows: vec![Row::Agent(agent.clone()), Row::AgentKey(row), opening], leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() };
+        let change =
+            Change { requires, rows: vec![Row::Agent(agent.clone()), Row::AgentKey(row), opening], leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() };
         match ctx.writer.submit(change).await {
             Ok(_) => return Ok((agent, key)),
             // Another drill at the same moment.
@@ -160,15 +162,13 @@ async fn agent(ctx: &Context, human: HumanId) -> Result<(Agent, Key), DrillError
 
 async fn grant(ctx: &Context, human: HumanId, agent: &Agent) -> Result<DelegationId, DrillError> {
     let wrong = |e: &dyn std::fmt::Display| DrillError::Canary(e.to_string());
-    let capability = Capability::new(
-        NAME.parse().map_err(|e| wrong(&e))?,
-        "canary".parse().map_err(|e| wrong(&e))?,
-        "canary".parse().map_err(|e| wrong(&e))?,
-        Vec::new(),
-    );
+    let name: Name = NAME.parse().map_err(|e: Malformed| wrong(&e))?;
+    let canary: Name = CANARY.parse().map_err(|e: Malformed| wrong(&e))?;
+    let resource: Pattern = CANARY.parse().map_err(|e: Malformed| wrong(&e))?;
+    let capability = Capability::new(name.clone(), canary, resource, Vec::new()).map_err(|e| wrong(&e))?;
     let terms = Terms {
-        capabilities: vec![capability.map_err(|e| wrong(&e))?],
-        audiences: vec![NAME.parse().map_err(|e| wrong(&e))?],
+        capabilities: vec![capability],
+        audiences: vec![name],
         ttl_secs: TTL_SECS.min(ctx.keys.payload().max_ttl_secs),
         not_after: ctx.now().plus(TTL_SECS * 1000),
         depth: 0,
@@ -189,6 +189,8 @@ async fn grant(ctx: &Context, human: HumanId, agent: &Agent) -> Result<Delegatio
     Err(Unavailable::Busy.into())
 }
 
+/// Its action and resource.
+const CANARY: &str = "canary";
 /// A canary's life.
 const TTL_SECS: u64 = 60;
 

@@ -128,7 +128,8 @@ async fn an_answer_about_many_takes_several_leaves_that_replay() {
     enrolled(&app, 100).await;
     let (_, coverage) = revoke_and_wait(&app.ctx, &alice, Target::Delegation(grant), Some("drill".into()), None, Duration::ZERO).await.unwrap();
     assert_eq!(coverage.unwrap().counts(), (0, 0, 100));
-    let parts: Vec<_> = app.events().await.into_iter().filter_map(|e| if let Event::Coverage(e) = e { Some((e.part, e.parts, e.verifiers.len())) } else { None }).collect();
+    let parts: Vec<_> =
+        app.events().await.into_iter().filter_map(|e| if let Event::Coverage(e) = e { Some((e.part, e.parts, e.verifiers.len())) } else { None }).collect();
     assert_eq!(parts, [(0, 2, 64), (1, 2, 36)]);
     replays(&app).await;
 }
