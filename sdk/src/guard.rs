@@ -6,21 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, STRICT_MS, ToolPolicy, decide_at};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, Mode, STRICT_MS, ToolPolicy, decide_at};
 use procura_verifier::feed::Alarm;
-use procura_verifier::feed::ack::Mode;
 use procura_verifier::feed::sse::{Enrolment, FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
 use procura_verifier::revocation::{RevocationView as _, View};
 use procura_verifier::token::{MAX_TOKEN_BYTES, UnverifiedToken, VerifiedToken};
+use procura_verifier::watch::{TooManyWatches, Watch, Watches};
 use procura_verifier::wire::Canonical as _;
 use rand::TryRngCore as _;
 
@@ -61,12 +63,26 @@ pub struct Permit {
     valid_until: BootTime,
     token: Arc<VerifiedToken>,
     clock: Arc<dyn Clock>,
+    policy: ToolPolicy,
+    mode: Mode,
+    watches: Arc<Watches>,
 }
 
 impl Permit {
     /// Whether the effect may begin now. The layer asks right before the handler; a handler that waits asks again.
     pub fn is_valid(&self) -> bool {
         self.clock.boot() <= self.valid_until
+    }
+
+    /// For an effect that lasts: resolves with the cause when it must end, within the bound in force. End a stream with
+    /// `stream.take_until(permit.watch()?)`.
+    pub fn watch(&self) -> Result<Watch, TooManyWatches> {
+        self.watches.watch(self.token.clone(), self.policy, self.valid_until)
+    }
+
+    /// The mode of freshness in which it was given.
+    pub const fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The token that was presented: human, agents, delegation.
@@ -106,7 +122,20 @@ pub struct Guard {
     pub(crate) cold: Limiter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) receipts: Receipts,
+    watches: Arc<Watches>,
+    modes: [AtomicU64; 3],
     deliverer: tokio::task::AbortHandle,
+}
+
+/// How many decisions were made in each mode of freshness.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Modes {
+    /// Within 150 ms: the promise of P4.
+    pub strict: u64,
+    /// Under a longer bound.
+    pub bounded: u64,
+    /// Under none.
+    pub best_effort: u64,
 }
 
 /// How far a presentation got before the decision.
@@ -155,6 +184,8 @@ impl Guard {
             (decision, utc) = judge();
         }
         let utc = utc.unwrap_or_default();
+        let mode = self.policy.mode(opened.token.block0().freshness_ms);
+        self.counter(mode).fetch_add(1, Ordering::Relaxed);
         let mut challenge = self.replay.challenge();
         let verdict = match (&decision, &opened.proof) {
             // A place for the record first: a proof spent without one would be nobody's.
@@ -181,7 +212,18 @@ impl Guard {
         } else if let Err(cause) = &verdict {
             self.receipts.count(*cause);
         }
-        Ok(Permit { valid_until: verdict?.0, token: opened.token.clone(), clock: self.clock.clone() })
+        let (valid_until, _) = verdict?;
+        let (policy, watches) = (self.policy, self.watches.clone());
+        Ok(Permit { valid_until, token: opened.token.clone(), clock: self.clock.clone(), policy, mode, watches })
+    }
+
+    const fn counter(&self, mode: Mode) -> &AtomicU64 {
+        let [strict, bounded, best_effort] = &self.modes;
+        match mode {
+            Mode::Strict { .. } => strict,
+            Mode::Bounded { .. } => bounded,
+            Mode::BestEffort => best_effort,
+        }
     }
 
     /// From headers to a verified token, with the bounds on cold work.
@@ -224,6 +266,8 @@ impl<'a> Opened<'a> {
 pub struct GuardConfig {
     /// Anchors, tenant, and the last key list accepted.
     pub trust: procura_verifier::trust::TrustFile,
+    /// The trust file that keeps each key list accepted from now on; none: a restart begins with the list of `trust`.
+    pub trust_path: Option<PathBuf>,
     /// Where the authority answers; usually the trust file's.
     pub authority: String,
     /// The service and instance that this guard is: proofs are made for it, and no other process may have it.
@@ -269,12 +313,14 @@ impl Guard {
         let replay = Arc::new(ReplayCache::new(random()?, config.max_proofs));
         let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());
         feed.clock = clock.clone();
+        feed.trust_path = config.trust_path;
         let run = random()?;
-        let (mode, bound_ms) = match config.policy.freshness {
-            Freshness::Strict => (Mode::Strict, STRICT_MS),
-            Freshness::Bounded { ms } => (Mode::Bounded, ms),
-        };
-        feed.enrolment = Some(Enrolment { verifier: config.verifier, audience: config.audience.clone(), run, key: config.key.clone(), mode, bound_ms });
+        let mode = Mode::of(match config.policy.freshness {
+            Freshness::Strict => Some(STRICT_MS),
+            Freshness::Bounded { ms } => Some(ms),
+            Freshness::BestEffort => None,
+        });
+        feed.enrolment = Some(Enrolment { verifier: config.verifier, audience: config.audience.clone(), run, key: config.key.clone(), mode });
         let paused = replay.clone();
         feed.on_alarm = Box::new(move |alarm| {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.
@@ -284,13 +330,24 @@ impl Guard {
                 paused.renew(challenge);
             }
         });
+        match config.policy.freshness {
+            Freshness::Strict => {}
+            Freshness::Bounded { ms } => tracing::info!(audience = %config.audience, bound_ms = ms, "freshness mode bounded"),
+            // A weaker setting that nobody sees is nobody's choice.
+            Freshness::BestEffort => {
+                tracing::warn!(audience = %config.audience, "freshness mode best_effort: tokens that name it are taken without knowing what was revoked");
+            }
+        }
         let receipts = Receipts::new(config.verifier, run, config.key);
         let (at, time) = (view.clone(), clock.clone());
         let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
+        let feed = FeedClient::start(feed, view.clone());
         Ok(Arc::new(Self {
             audience: config.audience,
             policy: config.policy,
-            feed: FeedClient::start(feed, view.clone()),
+            watches: Arc::new(Watches::start(view.clone(), clock.clone(), feed.puller(), MAX_WATCHES)),
+            modes: Default::default(),
+            feed,
             view,
             cache: TokenCache::new(config.max_tokens),
             replay,
@@ -299,6 +356,17 @@ impl Guard {
             receipts,
             deliverer: deliverer.abort_handle(),
         }))
+    }
+
+    /// The freshness that this tool chose by name. What is in force for a token is the lesser of this and what its block 0 says.
+    pub const fn mode(&self) -> Freshness {
+        self.policy.freshness
+    }
+
+    /// Decisions since the start by the mode in force: what is not strict is not under the promise of 200 ms.
+    pub fn modes(&self) -> Modes {
+        let [strict, bounded, best_effort] = self.modes.each_ref().map(|n| n.load(Ordering::Relaxed));
+        Modes { strict, bounded, best_effort }
     }
 
     /// Denials without a receipt since the start, by cause.
@@ -327,4 +395,6 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
 #[cfg(test)]
 mod tests;
 
+/// Most effects watched at once.
+const MAX_WATCHES: usize = 4096;
 const CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);

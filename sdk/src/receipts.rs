@@ -178,6 +178,12 @@ impl Receipts {
         self.0.lock().waiting.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn last(&self) -> Receipt {
+        let text = self.0.lock().waiting.back().cloned().unwrap();
+        procura_verifier::receipt::SignedReceipt::from_bytes(&BASE64.decode(text).unwrap()).unwrap().claimed().unwrap()
+    }
+
     /// Denials counted since the start.
     pub(crate) fn denials(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().all_counts.clone()

@@ -9,7 +9,7 @@ use procura_verifier::claims::Restriction;
 use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
 use procura_verifier::ids::{BootTime, UtcMillis};
 use procura_verifier::key_list::KeyList;
-use procura_verifier::revocation::{Lineage, Lookup, RevocationView};
+use procura_verifier::revocation::{Frozen, Lineage, Lookup, RevocationView};
 use procura_verifier::token::UnverifiedToken;
 
 /// Knows nothing against anybody: a look-up costs what the view makes of it, which is not measured here.
@@ -21,6 +21,12 @@ impl RevocationView for Quiet {
     }
     fn lookup(&self, _: &Lineage<'_>) -> Lookup {
         Lookup::Live
+    }
+    fn frozen(&self, _: &Lineage<'_>, _: UtcMillis) -> Frozen {
+        Frozen::NOT
+    }
+    fn was_complete(&self) -> bool {
+        true
     }
     fn key_list(&self) -> Arc<KeyList> {
         self.0.clone()

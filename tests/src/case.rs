@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, HumanRef, Name};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, ToolPolicy, decide, lineage};
-use procura_verifier::feed::message::{FloorScope, Item};
-use procura_verifier::ids::{BootTime, Clock, Key, UtcMillis};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, Mode, ToolPolicy, decide, lineage};
+use procura_verifier::feed::message::{FloorScope, Freeze, Item};
+use procura_verifier::ids::{BootTime, Clock, FreezeId, Key, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyList, KeyListPayload, UnverifiedKeyList};
 use procura_verifier::proof::{ReplayCache, UnverifiedProof};
 use procura_verifier::receipt::Relied;
-use procura_verifier::revocation::{Lineage, Lookup, RevocationView, RevokedBy, RevokedWhat, View};
+use procura_verifier::revocation::{Frozen as FrozenBy, Lineage, Lookup, RevocationView, RevokedBy, RevokedWhat, View};
 use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,9 @@ pub struct Request {
 pub struct Tool {
     /// Freshness bound in milliseconds; `null` is strict.
     pub freshness_ms: Option<u32>,
+    /// Says best effort by name, and no bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub best_effort: bool,
     /// Takes bearer tokens.
     pub bearer: bool,
     /// Takes tokens that can still be extended.
@@ -115,12 +118,18 @@ pub struct Known {
     pub revoked: Vec<Dead>,
     /// Lowest generations still valid.
     pub floors: Vec<Floor>,
+    /// Freezes, every version that was heard, in the order of arrival.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freezes: Vec<Frozen>,
+    /// Up to when everything was known before the view was fenced: it is known no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
     /// Up to when everything is known; `null` before the first heartbeat.
     #[serde(with = "rfc3339_option")]
     pub fresh_as_of: Option<UtcMillis>,
 }
 
-/// One dead id or key, in its text form: `tid_…`, `lid_…`, `blk_…`, or the hex of a holder key.
+/// One dead id or key, in its text form: `tid_…`, `lid_…`, `blk_…`, the hex of a holder key, or `root:` and the hex of a root key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dead {
@@ -142,6 +151,36 @@ pub struct Floor {
     pub seq: u64,
 }
 
+/// One version of a freeze.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frozen {
+    /// `frz_…`.
+    pub id: FreezeId,
+    /// Whom: `global`, `tenant`, `hid_…`, `agt_…` or `dlg_…`.
+    pub of: String,
+    /// First moment.
+    #[serde(with = "rfc3339")]
+    pub from: UtcMillis,
+    /// First moment after it.
+    #[serde(with = "rfc3339")]
+    pub until: UtcMillis,
+    /// The version.
+    pub version: u64,
+}
+
+/// What a text names as subject of a floor or a freeze.
+fn scope(of: &str) -> FloorScope {
+    match of {
+        "global" => FloorScope::Global,
+        "tenant" => FloorScope::Tenant,
+        _ => (of.parse().map(FloorScope::Human))
+            .or_else(|_| of.parse().map(FloorScope::Agent))
+            .or_else(|_| of.parse().map(FloorScope::Delegation))
+            .unwrap_or_else(|_| panic!("`{of}` is no subject")),
+    }
+}
+
 impl Known {
     /// The view of a verifier that learnt all this from its feed.
     pub fn learnt(&self, service: &Name, keys: KeyList, now: UtcMillis) -> View {
@@ -151,24 +190,22 @@ impl Known {
             let item = (id.parse().map(|tid| Item::Tid { tid, exp_secs }))
                 .or_else(|_| id.parse().map(|lid| Item::Lid { lid, exp_secs }))
                 .or_else(|_| id.parse().map(|block| Item::Block { block, exp_secs }))
-                .or_else(|_| id.parse().map(|key| Item::HolderKey { key }));
+                .or_else(|_| id.parse().map(|key| Item::HolderKey { key }))
+                .or_else(|e| id.strip_prefix("root:").map_or(Err(e), |key| key.parse().map(|key| Item::RootKey { key })));
             view.apply(dead.seq, &[(0, item.unwrap_or_else(|_| panic!("`{id}` is no id")))]);
         }
         for floor in &self.floors {
-            let of = &floor.of;
-            let scope = match of.as_str() {
-                "global" => FloorScope::Global,
-                "tenant" => FloorScope::Tenant,
-                _ => (of.parse().map(FloorScope::Human))
-                    .or_else(|_| of.parse().map(FloorScope::Agent))
-                    .or_else(|_| of.parse().map(FloorScope::Delegation))
-                    .unwrap_or_else(|_| panic!("`{of}` has no floor")),
-            };
-            view.apply(floor.seq, &[(0, Item::Floor { scope, generation: floor.generation })]);
+            view.apply(floor.seq, &[(0, Item::Floor { scope: scope(&floor.of), generation: floor.generation })]);
+        }
+        for f in &self.freezes {
+            view.apply(1, &[(0, Item::Freeze(Freeze { id: f.id, scope: scope(&f.of), from: f.from, until: f.until, version: f.version }))]);
         }
         if let Some(at) = self.fresh_as_of {
             assert!(view.observe_utc(now, boot(now)));
             view.publish(boot(at), Relied { epoch: 1, seq: 100, hash: [0; 32], utc: at });
+        }
+        if self.fenced {
+            view.fence();
         }
         view
     }
@@ -183,6 +220,8 @@ impl Known {
                 Floor { of: human.to_string(), generation: block.generations.human, seq: 3 },
                 Floor { of: block.agent.to_string(), generation: block.generations.agent, seq: 4 },
             ],
+            freezes: vec![],
+            fenced: false,
             fresh_as_of: Some(UtcMillis(fixtures::NOW.0 - 20)),
         }
     }
@@ -199,12 +238,15 @@ pub enum Expect {
         /// Until when the effect may begin, where the vector is about that.
         #[serde(with = "rfc3339_option", skip_serializing_if = "Option::is_none", default)]
         valid_until: Option<UtcMillis>,
+        /// The mode of freshness in force, where the vector is about that.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        mode: Option<String>,
     },
     /// A denial.
     Refused {
         /// The cause's word (law 11).
         refused: String,
-        /// By what, of `revoked`.
+        /// By what, of `revoked`; by which, of `frozen`.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         by: Option<String>,
         /// The feed number, of `revoked`.
@@ -240,7 +282,7 @@ impl Case {
                 proof: None,
                 times: 1,
             },
-            tool: Tool { freshness_ms: None, bearer: false, unsealed: false, challenge: fixtures::CHALLENGE },
+            tool: Tool { freshness_ms: None, best_effort: false, bearer: false, unsealed: false, challenge: fixtures::CHALLENGE },
             view: Known::fresh(),
             expect: Expect::allowed(),
         };
@@ -286,7 +328,7 @@ impl Case {
     }
 
     /// What comes out: the moment until which it holds, or the first cause.
-    pub fn judge(&self) -> Result<UtcMillis, Cause> {
+    pub fn judge(&self) -> Result<(UtcMillis, Mode), Cause> {
         let r = &self.request;
         let call = || {
             Ok::<_, procura_verifier::wire::Malformed>((
@@ -308,7 +350,11 @@ impl Case {
         let proof = proof.ok_or(Cause::Holder).and_then(|p| p.verify(token.last_holder(), token.hash(), &call));
 
         let policy = ToolPolicy {
-            freshness: self.tool.freshness_ms.map_or(Freshness::Strict, |ms| Freshness::Bounded { ms }),
+            freshness: match self.tool.freshness_ms {
+                _ if self.tool.best_effort => Freshness::BestEffort,
+                Some(ms) => Freshness::Bounded { ms },
+                None => Freshness::Strict,
+            },
             bearer: accept(self.tool.bearer),
             unsealed: accept(self.tool.unsealed),
         };
@@ -319,8 +365,8 @@ impl Case {
         for _ in 0..self.request.times {
             outcome = match decide(&token, asked, &policy, &view, &At(self.now), boot(self.arrived)) {
                 Decision::Allow(allow) => match &proof {
-                    Ok(proof) => replay.spend(proof, self.now).map(|()| utc(allow.valid_until)),
-                    Err(_) => Ok(utc(allow.valid_until)),
+                    Ok(proof) => replay.spend(proof, self.now).map(|()| (utc(allow.valid_until), allow.mode)),
+                    Err(_) => Ok((utc(allow.valid_until), allow.mode)),
                 },
                 // A proof for another instance is named as such where nothing that comes earlier in law 11 stands.
                 Decision::Deny(Cause::Holder) => Err(proof.as_ref().err().copied().unwrap_or(Cause::Holder)),
@@ -331,22 +377,29 @@ impl Case {
     }
 
     /// What the two writings of law 6 say of the token: that of the verifier, and the plain one of [`KnownView`]. None if it does not verify.
-    pub fn lookups(&self) -> Option<[Lookup; 2]> {
+    pub fn lookups(&self) -> Option<[(Lookup, Option<FreezeId>); 2]> {
         let service = self.request.audience.parse::<Audience>().ok()?;
         let token = UnverifiedToken::parse(&self.token).ok()?.verify(&self.key_list()).ok()?;
         let plain = KnownView { known: &self.view, service: service.service(), keys: Arc::new(self.key_list()), utc: self.now };
         let learnt = self.view.learnt(service.service(), self.key_list(), self.now);
-        Some([learnt.lookup(&lineage(&token)), plain.lookup(&lineage(&token))])
+        let both = lineage(&token);
+        Some([(learnt.lookup(&both), learnt.frozen(&both, self.now).by), (plain.lookup(&both), plain.frozen(&both, self.now).by)])
     }
 
     /// Judges, and compares with what is expected; the difference as one sentence.
     pub fn check(&self) -> Result<(), String> {
         let got = self.judge();
         let as_expected = match (&self.expect, got) {
-            (Expect::Allowed { allowed: true, valid_until }, Ok(until)) => valid_until.is_none_or(|u| u == until),
+            (Expect::Allowed { allowed: true, valid_until, mode }, Ok((until, in_force))) => {
+                valid_until.is_none_or(|u| u == until) && mode.as_ref().is_none_or(|m| m == in_force.word())
+            }
             (Expect::Refused { refused, by, seq }, Err(cause)) => {
-                let revoked = if let Cause::Revoked(r) = cause { Some(r) } else { None };
-                refused == cause.word() && *by == revoked.map(|r| r.what.word().to_owned()) && *seq == revoked.map(|r| r.seq)
+                let (said_by, said_seq) = match cause {
+                    Cause::Revoked(r) => (Some(r.what.word().to_owned()), Some(r.seq)),
+                    Cause::Frozen { id } => (Some(id.to_string()), None),
+                    _ => (None, None),
+                };
+                refused == cause.word() && (by, seq) == (&said_by, &said_seq)
             }
             _ => false,
         };
@@ -357,7 +410,7 @@ impl Case {
 impl Expect {
     /// An allow.
     pub const fn allowed() -> Self {
-        Self::Allowed { allowed: true, valid_until: None }
+        Self::Allowed { allowed: true, valid_until: None, mode: None }
     }
     /// A denial with this cause.
     pub fn refused(word: &str) -> Self {
@@ -366,6 +419,10 @@ impl Expect {
     /// `revoked`.
     pub fn revoked(by: &str, seq: u64) -> Self {
         Self::Refused { refused: "revoked".into(), by: Some(by.into()), seq: Some(seq) }
+    }
+    /// `frozen`.
+    pub fn frozen(by: &FreezeId) -> Self {
+        Self::Refused { refused: "frozen".into(), by: Some(by.to_string()), seq: None }
     }
     /// True for an allow.
     pub const fn is_allow(&self) -> bool {
@@ -437,7 +494,7 @@ impl KnownView<'_> {
 
 impl RevocationView for KnownView<'_> {
     fn fresh_as_of(&self) -> Option<BootTime> {
-        self.known.fresh_as_of.map(boot)
+        self.known.fresh_as_of.filter(|_| !self.known.fenced).map(boot)
     }
 
     fn lookup(&self, l: &Lineage<'_>) -> Lookup {
@@ -446,7 +503,8 @@ impl RevocationView for KnownView<'_> {
             .map(|(i, id)| (if i == 0 { RevokedWhat::Tid } else { RevokedWhat::Ancestor }, self.dead(id)))
             .chain(l.lids.iter().map(|id| (RevokedWhat::Lid, self.dead(id))))
             .chain(l.blocks.iter().map(|id| (RevokedWhat::Block, self.dead(id))))
-            .chain(l.holders.iter().map(|key| (RevokedWhat::HolderKey, self.dead(key))));
+            .chain(l.holders.iter().map(|key| (RevokedWhat::HolderKey, self.dead(key))))
+            .chain([(RevokedWhat::RootKey, self.dead(&format!("root:{}", l.root)))]);
         let generations: Vec<_> = [
             (RevokedWhat::GlobalFloor, g.global, self.floor("global")),
             (RevokedWhat::TenantFloor, g.tenant, self.floor("tenant")),
@@ -461,6 +519,24 @@ impl RevocationView for KnownView<'_> {
             return Lookup::Revoked(by);
         }
         if generations.iter().any(|(_, generation, (floor, _))| generation > floor) { Lookup::Behind } else { Lookup::Live }
+    }
+
+    fn frozen(&self, l: &Lineage<'_>, utc: UtcMillis) -> FrozenBy {
+        let stops = |of: &str| match scope(of) {
+            FloorScope::Global | FloorScope::Tenant => true,
+            FloorScope::Human(hid) => l.human == HumanRef::Id(hid) || l.human == HumanRef::pairwise(hid, self.service),
+            FloorScope::Agent(agent) => l.agents.iter().any(|(a, _)| *a == agent),
+            FloorScope::Delegation(id) => l.delegation == id,
+        };
+        let all = &self.known.freezes;
+        let newest = |f: &&Frozen| !all.iter().any(|other| other.id == f.id && other.version > f.version);
+        let held = all.iter().filter(newest).filter(|f| f.from <= utc && utc < f.until && stops(&f.of));
+        // Re-asked at once: this view keeps no windows. In vectors all that are in force at once are of one scope.
+        FrozenBy { by: held.map(|f| f.id).min(), holds_until: utc }
+    }
+
+    fn was_complete(&self) -> bool {
+        self.known.fresh_as_of.is_some()
     }
 
     fn key_list(&self) -> Arc<KeyList> {

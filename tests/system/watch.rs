@@ -8,7 +8,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::SigningKey;
 use procura_authority::log::event::Event;
 use procura_sdk::client::{ClientError, MintRequest};
-use procura_verifier::feed::ack::{Ack, Mode, SignIn, Signed};
+use procura_verifier::decision::Mode;
+use procura_verifier::feed::ack::{Ack, SignIn, Signed};
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{Clock as _, SystemClock, Tid, VerifierId};
 use procura_verifier::wire::Canonical as _;
@@ -193,13 +194,13 @@ impl Liar {
     fn ack(&self, number: u64, epoch: u64, seq: u64, hash: [u8; 32]) -> Ack {
         let utc = SystemClock.wall();
         let tenant = "acme".parse().unwrap();
-        Ack { tenant, verifier: self.id, run: [3; 16], number, epoch, seq, hash, fresh_age_ms: 1, utc, mode: Mode::Strict, bound_ms: 150 }
+        Ack { tenant, verifier: self.id, run: [3; 16], number, epoch, seq, hash, fresh_age_ms: 1, utc, mode: Mode::Strict { ms: 150 } }
     }
 
     fn sign_in(&self, nonce: [u8; 16]) -> String {
         let audience = "payments/1".parse().unwrap();
         let (tenant, utc) = ("acme".parse().unwrap(), SystemClock.wall());
-        let s = SignIn { tenant, verifier: self.id, run: [3; 16], audience, nonce: nonce.to_vec(), utc, mode: Mode::Strict, bound_ms: 150 };
+        let s = SignIn { tenant, verifier: self.id, run: [3; 16], audience, nonce: nonce.to_vec(), utc, mode: Mode::Strict { ms: 150 } };
         BASE64.encode(Signed::sign(&s, &self.key).to_bytes())
     }
 }

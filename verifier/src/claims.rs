@@ -489,6 +489,9 @@ impl Block0 {
     pub const MAX_DEPTH: u8 = 8;
     /// Longest freshness bound that a token may carry, in milliseconds: 5 minutes.
     pub const MAX_FRESHNESS_MS: u32 = 300_000;
+    /// The name of best effort in block 0 (law 7): a tool that says best effort too may go on without hearing of revocations.
+    /// To a tool that says a bound it is five minutes like any other number.
+    pub const BEST_EFFORT_MS: u32 = Self::MAX_FRESHNESS_MS;
 
     /// Refuses what no block 0 may say (laws 2, 3, 5).
     pub fn check(&self) -> Result<(), Malformed> {

@@ -5,11 +5,11 @@
 //! was known up to a moment at most the freshness bound ago stood against it".
 
 use crate::call::{Arguments, Call, Value};
-use crate::claims::{Capability, Limit, Restriction};
-use crate::ids::{BootTime, Clock, UtcMillis};
+use crate::claims::{Block0, Capability, Limit, Restriction};
+use crate::ids::{BootTime, Clock, FreezeId, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
 use crate::proof::Proven;
-use crate::revocation::{Lineage, Lookup, RevocationView, RevokedBy};
+use crate::revocation::{Frozen, Lineage, Lookup, RevocationView, RevokedBy};
 use crate::token::VerifiedToken;
 
 /// Why not. One cause each: the first in this order (law 11).
@@ -42,7 +42,7 @@ pub enum Cause {
     /// A freeze is in force.
     Frozen {
         /// The freeze.
-        id: [u8; 16],
+        id: FreezeId,
     },
     /// What is known of revocations is older than the bound.
     Stale,
@@ -85,6 +85,7 @@ impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Revoked(by) => write!(f, "revoked by {} at feed seq {}", by.what.word(), by.seq),
+            Self::Frozen { id } => write!(f, "frozen by {id}"),
             other => f.write_str(other.word()),
         }
     }
@@ -130,6 +131,54 @@ pub enum Freshness {
         /// The bound.
         ms: u32,
     },
+    /// However old, once the view was whole: no promise at all. Takes effect only where block 0 says
+    /// [`Block0::BEST_EFFORT_MS`]; any other token keeps its own bound.
+    BestEffort,
+}
+
+/// The mode of freshness in force for a token at a tool: the lesser of what both say (law 7).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// A bound of at most 150 ms: the promise of P4.
+    Strict {
+        /// The bound.
+        ms: u32,
+    },
+    /// A longer bound, which is then the promise.
+    Bounded {
+        /// The bound.
+        ms: u32,
+    },
+    /// None.
+    BestEffort,
+}
+
+impl Mode {
+    /// The mode with this bound, or with none.
+    pub const fn of(bound_ms: Option<u32>) -> Self {
+        match bound_ms {
+            Some(ms) if ms <= STRICT_MS => Self::Strict { ms },
+            Some(ms) => Self::Bounded { ms },
+            None => Self::BestEffort,
+        }
+    }
+
+    /// The bound in milliseconds, if there is one.
+    pub const fn bound_ms(self) -> Option<u32> {
+        match self {
+            Self::Strict { ms } | Self::Bounded { ms } => Some(ms),
+            Self::BestEffort => None,
+        }
+    }
+
+    /// The word in metrics, logs and vectors.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Strict { .. } => "strict",
+            Self::Bounded { .. } => "bounded",
+            Self::BestEffort => "best_effort",
+        }
+    }
 }
 
 /// Whether something is taken.
@@ -145,13 +194,15 @@ impl ToolPolicy {
     /// Strict freshness, proofs always, sealed tokens only.
     pub const STRICT: Self = Self { freshness: Freshness::Strict, bearer: Accept::No, unsealed: Accept::No };
 
-    /// The bound in force for a token, in microseconds (law 7).
-    pub const fn bound_micros(&self, token_ms: u32) -> u64 {
-        let tool = match self.freshness {
+    /// The mode in force for a token whose block 0 says so many milliseconds (law 7).
+    pub const fn mode(&self, token_ms: u32) -> Mode {
+        let tool_ms = match self.freshness {
             Freshness::Strict => STRICT_MS,
             Freshness::Bounded { ms } => ms,
+            Freshness::BestEffort if token_ms == Block0::BEST_EFFORT_MS => return Mode::BestEffort,
+            Freshness::BestEffort => u32::MAX,
         };
-        (if token_ms < tool { token_ms } else { tool }) as u64 * 1000
+        Mode::of(Some(if token_ms < tool_ms { token_ms } else { tool_ms }))
     }
 }
 
@@ -170,10 +221,12 @@ pub enum Decision {
 pub struct Allow {
     /// The last moment of this machine's boot clock at which the effect may begin.
     pub valid_until: BootTime,
-    /// Up to when everything was known.
-    pub fresh_as_of: BootTime,
+    /// Up to when everything was known; none where best effort allowed without.
+    pub fresh_as_of: Option<BootTime>,
     /// Authority time of the decision.
     pub utc: UtcMillis,
+    /// The mode in force.
+    pub mode: Mode,
 }
 
 /// Decides a call: [`decide_at`] without the time.
@@ -194,34 +247,88 @@ pub fn decide_at(
     clock: &dyn Clock,
     arrived: BootTime,
 ) -> (Decision, Option<UtcMillis>) {
-    // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
-    let fresh_as_of = view.fresh_as_of();
-    let lookup = view.lookup(&lineage(token));
-    let keys = view.key_list();
-    let early = before_time(token, asked, policy, &keys, lookup);
+    let known = Known::read(token, view, arrived);
+    let early = before_time(token, asked, policy, &known.keys, known.lookup);
     let magnitude = within(token, asked.call());
     let now = clock.boot();
     let utc = view.utc(now);
 
     // L6: everything committed before the request came in is known, and still no floor is as high: the token lies.
-    let lies = lookup == Lookup::Behind && fresh_as_of.is_some_and(|f| f >= arrived);
-    let verdict = if lies { Err(Cause::Malformed) } else { early }.and_then(|()| {
-        // L11: what needs no time is said before `stale`, though there is no time yet.
-        utc.map_or(Ok(()), |utc| in_time(token, utc))?;
-        magnitude?;
-        let (Some(utc), Some(fresh_as_of), Lookup::Live) = (utc, fresh_as_of, lookup) else { return Err(Cause::Stale) };
-        let fresh_until = fresh_as_of.plus_micros(policy.bound_micros(token.block0().freshness_ms));
-        if now > fresh_until {
-            return Err(Cause::Stale);
-        }
-        let life_us = token.expires_secs().saturating_mul(1000).saturating_sub(utc.0).saturating_mul(1000);
-        Ok(Allow { valid_until: fresh_until.min(now.plus_micros(life_us)), fresh_as_of, utc })
-    });
-    let decision = match verdict {
+    let lies = known.lookup == Lookup::Behind && known.fresh_as_of.is_some_and(|f| f >= arrived);
+    let verdict = if lies { Err(Cause::Malformed) } else { early };
+    let decision = match verdict.and_then(|()| known.at(token, policy, view, magnitude, now, utc)) {
         Ok(allow) => Decision::Allow(allow),
         Err(cause) => Decision::Deny(cause),
     };
     (decision, utc)
+}
+
+/// Whether a token that was allowed still would be, and until when: all that can change without a new call (law 7, effects that
+/// last). Keys, revocations, expiry, freezes and freshness, in the order of law 11.
+pub fn standing(token: &VerifiedToken, policy: &ToolPolicy, view: &impl RevocationView, clock: &dyn Clock) -> Result<Allow, Cause> {
+    let known = Known::read(token, view, clock.boot());
+    if !is_vouched_for(token, &known.keys) {
+        return Err(Cause::Signature);
+    }
+    if let Lookup::Revoked(by) = known.lookup {
+        return Err(Cause::Revoked(by));
+    }
+    let now = clock.boot();
+    known.at(token, policy, view, Ok(()), now, view.utc(now))
+}
+
+/// What a decision reads of a view before it reads the clock.
+struct Known {
+    fresh_as_of: Option<BootTime>,
+    lookup: Lookup,
+    keys: std::sync::Arc<KeyList>,
+    frozen: Option<Frozen>,
+}
+
+impl Known {
+    /// `about` is a moment shortly before the decision.
+    fn read(token: &VerifiedToken, view: &impl RevocationView, about: BootTime) -> Self {
+        let lineage = lineage(token);
+        // L7: the order of these reads is the promise. Freshness first: what it vouches for is in the sets that are read next.
+        let fresh_as_of = view.fresh_as_of();
+        let lookup = view.lookup(&lineage);
+        Self { fresh_as_of, lookup, keys: view.key_list(), frozen: view.utc(about).map(|utc| view.frozen(&lineage, utc)) }
+    }
+
+    /// The verdict at the last reading of the clock, from validity on; `magnitude` is what is to be said of scope and limits.
+    fn at(
+        &self,
+        token: &VerifiedToken,
+        policy: &ToolPolicy,
+        view: &impl RevocationView,
+        magnitude: Result<(), Cause>,
+        now: BootTime,
+        utc: Option<UtcMillis>,
+    ) -> Result<Allow, Cause> {
+        // L11: what needs no time is said before `stale`, though there is no time yet.
+        utc.map_or(Ok(()), |utc| in_time(token, utc))?;
+        magnitude?;
+        let utc = utc.ok_or(Cause::Stale)?;
+        // A window opened or closed since it was looked at: what counts is the time that decides.
+        let frozen = self.frozen.filter(|f| utc < f.holds_until).unwrap_or_else(|| view.frozen(&lineage(token), utc));
+        if let Some(id) = frozen.by {
+            return Err(Cause::Frozen { id });
+        }
+        let mode = policy.mode(token.block0().freshness_ms);
+        let fresh_until = match mode.bound_ms() {
+            Some(ms) => self.fresh_as_of.ok_or(Cause::Stale)?.plus_micros(u64::from(ms) * 1000),
+            // Age is what best effort forgives: not that nothing was ever known.
+            None if view.was_complete() => BootTime(u64::MAX),
+            None => return Err(Cause::Stale),
+        };
+        // A generation that the feed never reached is no matter of age: something is missing for certain.
+        if self.lookup != Lookup::Live || now > fresh_until {
+            return Err(Cause::Stale);
+        }
+        let until = |end_ms: u64| now.plus_micros(end_ms.saturating_sub(utc.0).saturating_mul(1000));
+        let valid_until = fresh_until.min(until(token.expires_secs().saturating_mul(1000))).min(until(frozen.holds_until.0));
+        Ok(Allow { valid_until, fresh_as_of: self.fresh_as_of, utc, mode })
+    }
 }
 
 /// What revocation is looked up by.
@@ -232,6 +339,7 @@ pub fn lineage(token: &VerifiedToken) -> Lineage<'_> {
         lids: token.lids(),
         blocks: token.block_ids(),
         holders: token.holders(),
+        root: token.root(),
         human: b.human,
         agents: token.agents(),
         delegation: b.delegation,
@@ -249,12 +357,7 @@ pub fn before_time(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy,
     if b.expires_secs - b.not_before_secs > keys.payload().max_ttl_secs {
         return Err(Cause::Malformed);
     }
-    // L1, L4: inside the windows of keys that live now: the token of its root key, each card of its card key.
-    let inside = keys
-        .find(KeyUse::Root, token.root())
-        .is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
-    let vouched = |(key, expires_secs): &(_, u64)| keys.find(KeyUse::Card, key).is_some_and(|k| expires_secs.saturating_mul(1000) <= k.until.0);
-    if !inside || !token.card_keys().iter().all(vouched) {
+    if !is_vouched_for(token, keys) {
         return Err(Cause::Signature);
     }
     if b.tenant != *call.tenant || keys.payload().tenant != b.tenant {
@@ -275,6 +378,16 @@ pub fn before_time(token: &VerifiedToken, asked: Asked<'_>, policy: &ToolPolicy,
         Lookup::Revoked(by) => Err(Cause::Revoked(by)),
         Lookup::Live | Lookup::Behind => Ok(()),
     }
+}
+
+/// L1, L4: inside the windows of keys that live now: the token of its root key, each card of its card key.
+fn is_vouched_for(token: &VerifiedToken, keys: &KeyList) -> bool {
+    let b = token.block0();
+    let inside = keys
+        .find(KeyUse::Root, token.root())
+        .is_some_and(|k| k.from.0 <= b.not_before_secs.saturating_mul(1000) && b.expires_secs.saturating_mul(1000) <= k.until.0);
+    let vouched = |(key, expires_secs): &(_, u64)| keys.find(KeyUse::Card, key).is_some_and(|k| expires_secs.saturating_mul(1000) <= k.until.0);
+    inside && token.card_keys().iter().all(vouched)
 }
 
 /// Not yet valid, or expired. Dates in tokens are whole seconds.

@@ -73,6 +73,8 @@ id!(/// An enrolled verifier.
     VerifierId, "vrf_");
 id!(/// A block of a token that only narrows: the first half of a tagged hash of its signature (law 6).
     BlockId, "blk_");
+id!(/// A freeze: a stop that can be lifted.
+    FreezeId, "frz_");
 id!(/// The life of one boot-time clock in one process: drawn at random when the process starts (`spec/feed.md`).
     ClockId, "clk_");
 

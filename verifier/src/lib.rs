@@ -82,4 +82,6 @@ pub mod revocation;
 pub mod token;
 pub mod trust;
 pub mod vocabulary;
+#[cfg(feature = "sse")]
+pub mod watch;
 pub mod wire;

@@ -3,7 +3,7 @@
 //! ```text
 //! receipt   = [payload bytes, signature]         signature by the verifier's enrolled key over "procura-receipt/1\0" || payload
 //! payload   = [1, verifier, run, number, challenge, tenant, audience, token, proof | null, tool, action, [segment, …], class,
-//!              [[name, commitment | [salt, value]], …], time_ms, bound_ms, [verdict, …], [epoch, seq, hash, utc_ms] | null, key list version]
+//!              [[name, commitment | [salt, value]], …], time_ms, bound_ms | null, [verdict, …], [epoch, seq, hash, utc_ms] | null, key list version]
 //! verdict   = [0] | [1, cause word] | [1, "revoked", what, seq] | [1, "frozen", id]
 //! ```
 //! A receipt holds the sealed token and the holder's signature: a verifier cannot invent a use. The arguments that
@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::call::{Arguments, Call, Value, call_hash, commit};
 use crate::claims::{Audience, DataClass, Limit, Name, Resource, Restriction};
-use crate::decision::{self, Accept, Asked, Cause, Decision, Freshness, ToolPolicy};
-use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
+use crate::decision::{self, Accept, Asked, Cause, Decision, Freshness, Mode, ToolPolicy};
+use crate::ids::{FreezeId, Key, Tenant, UtcMillis, VerifierId};
 use crate::key_list::KeyList;
 use crate::proof::{Challenge, SignedProof, VerifiedProof};
 use crate::revocation::{Lookup, RevokedBy, RevokedWhat};
@@ -80,8 +80,8 @@ pub struct Receipt {
     pub args: Vec<(Name, ReceiptArg)>,
     /// Authority time of the decision, as the verifier knew it; 0 if it knew none.
     pub time: UtcMillis,
-    /// The freshness bound in force, in milliseconds.
-    pub bound_ms: u32,
+    /// The mode of freshness in force.
+    pub mode: Mode,
     /// What was decided.
     pub verdict: Result<(), Cause>,
     /// What it relied on; none if it knew nothing yet.
@@ -136,7 +136,7 @@ impl Receipt {
             data_class: call.data_class,
             args: call.args.iter().filter(|(n, _)| evidence.proof.is_some() || read.contains(n)).map(disclose).collect(),
             time: evidence.time,
-            bound_ms: u32::try_from(evidence.policy.bound_micros(token.block0().freshness_ms) / 1000).unwrap_or(u32::MAX),
+            mode: evidence.policy.mode(token.block0().freshness_ms),
             verdict,
             relied: evidence.relied,
             key_list_version: evidence.key_list_version,
@@ -159,8 +159,8 @@ impl Receipt {
     /// The verdict derived again from what the receipt holds, up to the causes that only the verifier's own state can
     /// give (`stale`, `replay`, `budget`, `engine_limit`, `unavailable`): for those `Ok`, and the caller checks the evidence.
     ///
-    /// `lookup` is what the feed says of the token's lineage as of the position relied on.
-    pub fn rederive(&self, token: &VerifiedToken, keys: &KeyList, lookup: Lookup) -> Result<(), Cause> {
+    /// `lookup` and `frozen` are what the feed says of the token's lineage as of the position relied on.
+    pub fn rederive(&self, token: &VerifiedToken, keys: &KeyList, lookup: Lookup, frozen: Option<FreezeId>) -> Result<(), Cause> {
         let args = self.disclosed()?;
         let call = Call {
             tenant: &self.tenant,
@@ -183,7 +183,8 @@ impl Receipt {
         if self.time.0 != 0 {
             decision::in_time(token, self.time)?;
         }
-        decision::within(token, &call)
+        decision::within(token, &call)?;
+        frozen.map_or(Ok(()), |id| Err(Cause::Frozen { id }))
     }
 
     /// The call hash, from disclosed values and commitments.
@@ -297,11 +298,16 @@ impl Canonical for Receipt {
                 ReceiptArg::Disclosed { salt, value } => e.array(2)?.bytes(salt)?.bytes(&value.to_bytes())?,
             };
         }
-        e.u64(self.time.0)?.u32(self.bound_ms)?;
+        e.u64(self.time.0)?;
+        // The bound says the mode: one form for each.
+        match self.mode.bound_ms() {
+            Some(ms) => e.u32(ms)?,
+            None => e.null()?,
+        };
         match self.verdict {
             Ok(()) => e.array(1)?.u8(0)?,
             Err(Cause::Revoked(by)) => e.array(4)?.u8(1)?.str("revoked")?.str(by.what.word())?.u64(by.seq)?,
-            Err(Cause::Frozen { id }) => e.array(3)?.u8(1)?.str("frozen")?.bytes(&id)?,
+            Err(Cause::Frozen { id }) => e.array(3)?.u8(1)?.str("frozen")?.bytes(id.as_bytes())?,
             Err(cause) => e.array(2)?.u8(1)?.str(cause.word())?,
         };
         match &self.relied {
@@ -335,7 +341,8 @@ impl Canonical for Receipt {
         if !args.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(Malformed::new("expected arguments sorted by name, one each"));
         }
-        let (time, bound_ms) = (UtcMillis(d.u64()?), d.u32()?);
+        let time = UtcMillis(d.u64()?);
+        let mode = Mode::of(if is_null(d)? { None } else { Some(d.u32()?) });
         let verdict = read_verdict(d)?;
         let relied = if is_null(d)? {
             None
@@ -358,7 +365,7 @@ impl Canonical for Receipt {
             data_class,
             args,
             time,
-            bound_ms,
+            mode,
             verdict,
             relied,
             key_list_version: d.u64()?,
@@ -385,7 +392,7 @@ fn read_verdict(d: &mut Decoder<'_>) -> Result<Result<(), Cause>, Malformed> {
         (0, 1) => Ok(()),
         (1, _) => Err(match d.str()? {
             "revoked" => Cause::Revoked(RevokedBy { what: RevokedWhat::from_word(d.str()?).ok_or(wrong)?, seq: d.u64()? }),
-            "frozen" => Cause::Frozen { id: fixed(d)? },
+            "frozen" => Cause::Frozen { id: FreezeId::from_bytes(fixed(d)?) },
             word => PLAIN_CAUSES.into_iter().find(|c| c.word() == word).ok_or(wrong)?,
         }),
         _ => return Err(wrong),
@@ -463,10 +470,22 @@ mod tests {
         assert!(!wire.windows(7).any(|w| w == b"private"));
         let keys = key_list();
         let token = opened.reopen_token(&keys).unwrap();
-        assert_eq!(opened.rederive(&token, &keys, Lookup::Live), Ok(()));
+        assert_eq!(opened.rederive(&token, &keys, Lookup::Live, None), Ok(()));
+        let id = FreezeId::from_bytes([4; 16]);
+        assert_eq!(opened.rederive(&token, &keys, Lookup::Live, Some(id)), Err(Cause::Frozen { id }));
         let by = RevokedBy { what: RevokedWhat::Tid, seq: 3 };
-        assert_eq!(opened.rederive(&token, &keys, Lookup::Revoked(by)), Err(Cause::Revoked(by)));
+        assert_eq!(opened.rederive(&token, &keys, Lookup::Revoked(by), Some(id)), Err(Cause::Revoked(by)));
         assert!(SignedReceipt::from_bytes(&wire).unwrap().open(&Key::of(&key(21))).is_err());
+    }
+
+    #[test]
+    fn a_receipt_says_the_mode_by_its_bound_and_a_freeze_by_its_id() {
+        for mode in [Mode::Strict { ms: 150 }, Mode::Strict { ms: 20 }, Mode::Bounded { ms: 151 }, Mode::BestEffort] {
+            let mut receipt = receipt("{}", Err(Cause::Frozen { id: FreezeId::from_bytes([4; 16]) }));
+            receipt.mode = mode;
+            let read = Receipt::from_bytes(&receipt.to_bytes()).unwrap();
+            assert_eq!((read.mode, read.verdict), (mode, receipt.verdict));
+        }
     }
 
     #[test]
@@ -474,9 +493,9 @@ mod tests {
         let keys = key_list();
         let high = receipt(r#"{"amount":{"minor":60000,"unit":"EUR"}}"#, Ok(()));
         let token = high.reopen_token(&keys).unwrap();
-        assert_eq!(high.rederive(&token, &keys, Lookup::Live), Err(Cause::Limit), "claims an allow over the limit");
+        assert_eq!(high.rederive(&token, &keys, Lookup::Live, None), Err(Cause::Limit), "claims an allow over the limit");
         let mut invented = receipt(r#"{"amount":{"minor":12000,"unit":"EUR"}}"#, Ok(()));
         invented.args[0].1 = ReceiptArg::Disclosed { salt: [0; 32], value: Value::Int(1) };
-        assert_eq!(invented.rederive(&token, &keys, Lookup::Live), Err(Cause::Holder), "the holder did not sign this");
+        assert_eq!(invented.rederive(&token, &keys, Lookup::Live, None), Err(Cause::Holder), "the holder did not sign this");
     }
 }

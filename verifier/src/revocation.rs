@@ -10,6 +10,8 @@ use crate::feed::message::{FloorScope, Item};
 use crate::ids::{AgentId, BlockId, BootTime, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::KeyList;
 use crate::receipt::Relied;
+use freeze::Freezes;
+pub use freeze::Frozen;
 use sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
 
 /// What revocation is looked up by: everything in a token that can be taken back (law 6).
@@ -23,6 +25,8 @@ pub struct Lineage<'a> {
     pub blocks: &'a [BlockId],
     /// All holder keys, from block 0 on.
     pub holders: &'a [Key],
+    /// The root key that signed block 0: the one under which it verified, not one that it names.
+    pub root: &'a Key,
     /// The accountable human.
     pub human: HumanRef,
     /// The agent of block 0 with its generation, then those of the links' cards.
@@ -46,6 +50,8 @@ pub enum RevokedWhat {
     Block,
     /// A holder key.
     HolderKey,
+    /// The root key that signed it.
+    RootKey,
     /// The floor of everything.
     GlobalFloor,
     /// The tenant's floor.
@@ -60,12 +66,13 @@ pub enum RevokedWhat {
 
 impl RevokedWhat {
     /// All of them, in the order in which the first is named.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Tid,
         Self::Ancestor,
         Self::Lid,
         Self::Block,
         Self::HolderKey,
+        Self::RootKey,
         Self::GlobalFloor,
         Self::TenantFloor,
         Self::HumanFloor,
@@ -81,6 +88,7 @@ impl RevokedWhat {
             Self::Lid => "lid",
             Self::Block => "block",
             Self::HolderKey => "holder_key",
+            Self::RootKey => "root_key",
             Self::GlobalFloor => "global_floor",
             Self::TenantFloor => "tenant_floor",
             Self::HumanFloor => "human_floor",
@@ -122,6 +130,10 @@ pub trait RevocationView {
     fn fresh_as_of(&self) -> Option<BootTime>;
     /// What is known of a token.
     fn lookup(&self, lineage: &Lineage<'_>) -> Lookup;
+    /// What freezes say of it at a moment of authority UTC.
+    fn frozen(&self, lineage: &Lineage<'_>, utc: UtcMillis) -> Frozen;
+    /// True if the view once knew all there was, however long ago: best effort rests on that and on no less.
+    fn was_complete(&self) -> bool;
     /// The key list in force.
     fn key_list(&self) -> std::sync::Arc<KeyList>;
     /// Authority UTC at `now`, never falling; none before the first heartbeat.
@@ -140,7 +152,11 @@ pub struct View {
     keys: RwLock<std::sync::Arc<KeyList>>,
     relied: RwLock<Vouched>,
     utc: AuthorityUtc,
+    /// Called after each change but a rise of the freshness. Of no interest to loom.
+    listeners: std::sync::RwLock<Vec<Listener>>,
 }
+
+type Listener = Box<dyn Fn() + Send + Sync>;
 
 impl View {
     /// An empty view: stale, knowing no time. `service` is the verifier's own, for floors of humans that tokens name pairwise.
@@ -154,6 +170,21 @@ impl View {
             keys: RwLock::new(std::sync::Arc::new(key_list)),
             relied: RwLock::new(Vouched::default()),
             utc: AuthorityUtc::default(),
+            listeners: std::sync::RwLock::default(),
+        }
+    }
+
+    /// Calls `changed` whenever something was taken back or frozen, the freshness ended, or the key list is another; not when
+    /// freshness rises. From the feed's thread, after the change is visible: it must not block.
+    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+        if let Ok(mut listeners) = self.listeners.write() {
+            listeners.push(Box::new(changed));
+        }
+    }
+
+    fn changed(&self) {
+        if let Ok(listeners) = self.listeners.read() {
+            listeners.iter().for_each(|changed| changed());
         }
     }
 
@@ -173,6 +204,8 @@ impl View {
         for (_, item) in items {
             sets.apply(seq, item, &self.service);
         }
+        drop(sets);
+        self.changed();
     }
 
     /// Says that everything committed up to `at` has been applied. The caller has applied it: law 7 rests on that order.
@@ -199,6 +232,7 @@ impl View {
         if let Ok(mut slot) = self.relied.write() {
             slot.fresh = 0;
         }
+        self.changed();
     }
 
     /// The feed position behind the published freshness, or behind the last one if it was fenced. To be read before a decision: all
@@ -232,6 +266,8 @@ impl View {
             return Err(KeyListStays::Differs { version: new.version });
         }
         *slot = std::sync::Arc::new(list);
+        drop(slot);
+        self.changed();
         Ok(())
     }
 
@@ -262,6 +298,11 @@ impl View {
         }
     }
 
+    /// Root keys and freezes as the items that made them, sorted: what a copy of the view needs of them.
+    pub fn root_keys_and_freezes(&self) -> Vec<(u64, Item)> {
+        self.sets.read().map(|s| s.freezes.items()).unwrap_or_default()
+    }
+
     /// How many ids, keys and floors are known.
     pub fn known(&self) -> Known {
         self.sets.read().map(|s| s.known()).unwrap_or_default()
@@ -284,6 +325,15 @@ impl RevocationView for View {
         self.sets.read().map_or(Lookup::Behind, |sets| sets.lookup(lineage))
     }
 
+    fn frozen(&self, lineage: &Lineage<'_>, utc: UtcMillis) -> Frozen {
+        // As above; what cannot be read has been answered `Behind` by the lookup, which no allow survives.
+        self.sets.read().map_or(Frozen::NOT, |sets| sets.freezes.at(lineage, utc))
+    }
+
+    fn was_complete(&self) -> bool {
+        self.relied().is_some()
+    }
+
     fn key_list(&self) -> std::sync::Arc<KeyList> {
         match self.keys.read() {
             Ok(list) => std::sync::Arc::clone(&list),
@@ -303,6 +353,12 @@ impl<V: RevocationView> RevocationView for Arc<V> {
     }
     fn lookup(&self, lineage: &Lineage<'_>) -> Lookup {
         (**self).lookup(lineage)
+    }
+    fn frozen(&self, lineage: &Lineage<'_>, utc: UtcMillis) -> Frozen {
+        (**self).frozen(lineage, utc)
+    }
+    fn was_complete(&self) -> bool {
+        (**self).was_complete()
     }
     fn key_list(&self) -> std::sync::Arc<KeyList> {
         (**self).key_list()
@@ -349,6 +405,10 @@ pub struct Known {
     pub holder_keys: usize,
     /// Floors above 0.
     pub floors: usize,
+    /// Root keys.
+    pub root_keys: usize,
+    /// Freezes, lifted ones among them.
+    pub freezes: usize,
 }
 
 /// The position behind the published freshness.
@@ -375,6 +435,7 @@ struct Sets {
     pairwise: Map<[u8; 32], Floor>,
     agents: Map<AgentId, Floor>,
     delegations: Map<DelegationId, Floor>,
+    freezes: Freezes,
     /// Which ids may be dropped when, in steps of [`EXPIRY_STEP_SECS`].
     expiring: BTreeMap<u64, Vec<Expiring>>,
 }
@@ -391,6 +452,7 @@ impl PartialEq for Sets {
             && self.pairwise == o.pairwise
             && self.agents == o.agents
             && self.delegations == o.delegations
+            && self.freezes == o.freezes
     }
 }
 
@@ -443,6 +505,8 @@ impl Sets {
             Item::HolderKey { key } => {
                 self.holders.entry(*key).and_modify(|s| *s = seq.min(*s)).or_insert(seq);
             }
+            Item::RootKey { key } => self.freezes.kill(*key, seq),
+            Item::Freeze(freeze) => self.freezes.put(*freeze, service),
             // Floor 0 ends nothing, and would be told apart from no floor.
             Item::Floor { generation: 0, .. } | Item::Unknown { .. } => {}
             Item::Floor { scope, generation } => {
@@ -486,6 +550,9 @@ impl Sets {
         }
         if let Some(seq) = l.holders.iter().find_map(|k| self.holders.get(k)) {
             return gone(RevokedWhat::HolderKey, *seq);
+        }
+        if let Some(seq) = self.freezes.killed(l.root) {
+            return gone(RevokedWhat::RootKey, seq);
         }
 
         let human = match &l.human {
@@ -562,6 +629,8 @@ impl Sets {
                 + self.humans.len()
                 + self.agents.len()
                 + self.delegations.len(),
+            root_keys: self.freezes.root_keys(),
+            freezes: self.freezes.len(),
         }
     }
 }
@@ -665,6 +734,8 @@ mod sync {
         atomic::{AtomicBool, AtomicU64, Ordering},
     };
 }
+
+mod freeze;
 
 /// Skew between the clock that collects and one that still takes a token.
 const KEPT_AFTER_EXPIRY_SECS: u64 = 60;

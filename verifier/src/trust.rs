@@ -90,6 +90,54 @@ impl TrustFile {
     }
 }
 
+/// Why a key list was not kept.
+#[cfg(feature = "sse")]
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The file cannot be read, written or replaced.
+    #[error("trust file: {0}")]
+    Io(#[from] std::io::Error),
+    /// What lies there is no trust file, or its anchors did not sign the list.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Writes a key list into the trust file at `path`, if it is a later one than the file holds and the file's own anchors signed
+/// it: true if it was. Durable on return; whoever reads sees the old file or the new one, whole.
+///
+/// Blocks. Several processes may keep one file: they take turns by a lock on `path` with `.lock` appended, and versions only rise.
+#[cfg(feature = "sse")]
+pub fn keep(path: &std::path::Path, list: &UnverifiedKeyList) -> Result<bool, KeepError> {
+    use std::io::{Read as _, Write as _};
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        std::path::PathBuf::from(name)
+    };
+    let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(beside(".lock"))?;
+    lock.lock()?;
+    let mut bytes = Vec::new();
+    let held = std::fs::File::open(path)?;
+    // One byte more than a file may have: refused as too long, and not as cut off.
+    (&held).take(TrustFile::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let mut file = TrustFile::from_json(&bytes)?;
+    let version = |list| Ok::<_, TrustError>(file.anchors.accept(list, &file.tenant)?.payload().version);
+    if version(list)? <= version(&file.key_list)? {
+        return Ok(false);
+    }
+    file.key_list = list.clone();
+    let new = beside(".new");
+    let mut written = std::fs::File::create(&new)?;
+    written.set_permissions(held.metadata()?.permissions())?;
+    written.write_all(file.to_json().as_bytes())?;
+    written.sync_all()?;
+    std::fs::rename(&new, path)?;
+    // The rename is durable with its folder.
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(true)
+}
+
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -133,5 +181,45 @@ mod tests {
             assert!(TrustFile::from_json(bad.as_bytes()).is_err(), "{from}");
         }
         assert!(TrustFile::from_json(&[b' '; TrustFile::MAX_BYTES + 1]).is_err());
+    }
+
+    #[cfg(feature = "sse")]
+    #[test]
+    fn a_trust_file_keeps_only_later_lists_of_its_own_anchors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trust.json");
+        let (anchor, other) = (ed25519_dalek::SigningKey::from_bytes(&[1; 32]), ed25519_dalek::SigningKey::from_bytes(&[2; 32]));
+        let tenant: Tenant = "acme".parse().unwrap();
+        let list = |version, signer| {
+            let payload = KeyListPayload { tenant: tenant.clone(), version, issued: UtcMillis(1), max_ttl_secs: 60, keys: vec![], dead: vec![] };
+            UnverifiedKeyList::sign(&payload, &[signer])
+        };
+        let anchors = Anchors::new(vec![Key::of(&anchor)], 1).unwrap();
+        let file = TrustFile { anchors, authority: "http://127.0.0.1:7777".into(), tenant: tenant.clone(), key_list: list(3, &anchor) };
+        std::fs::write(&path, file.to_json()).unwrap();
+        let version = || TrustFile::from_json(&std::fs::read(&path).unwrap()).unwrap().keys().unwrap().payload().version;
+
+        assert!(!keep(&path, &list(2, &anchor)).unwrap() && !keep(&path, &list(3, &anchor)).unwrap());
+        assert!(matches!(keep(&path, &list(9, &other)), Err(KeepError::Trust(TrustError::KeyList(KeyListError::Signatures { .. })))));
+        assert_eq!(version(), 3);
+        assert!(keep(&path, &list(5, &anchor)).unwrap());
+        assert!(!keep(&path, &list(4, &anchor)).unwrap());
+        assert_eq!(version(), 5);
+
+        // Many at once: the highest is left, and the file is whole whenever it is read.
+        std::thread::scope(|s| {
+            for n in 6..30 {
+                let (list, path) = (list(n, &anchor), &path);
+                s.spawn(move || keep(path, &list).unwrap());
+            }
+            for _ in 0..50 {
+                assert!(version() >= 5);
+            }
+        });
+        assert_eq!(version(), 29);
+        // What is there must be a trust file: nothing is made up.
+        std::fs::write(&path, "{}").unwrap();
+        assert!(matches!(keep(&path, &list(40, &anchor)), Err(KeepError::Trust(TrustError::Malformed(_)))));
+        assert!(matches!(keep(&folder.path().join("none.json"), &list(40, &anchor)), Err(KeepError::Io(_))));
     }
 }

@@ -32,7 +32,7 @@ enum What {
     Agent,
     /// A person: everything resting on their authority
     Human,
-    /// A holder key
+    /// A holder key, or a root key with all it signed
     Key,
     /// Everything of the tenant
     Tenant,

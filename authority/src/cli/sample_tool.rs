@@ -39,6 +39,8 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
     let trust = TrustFile::from_json(&std::fs::read(&args.trust).with_context(|| format!("cannot read {}", args.trust.display()))?)?;
     let config = GuardConfig {
         trust,
+        // Several instances start from this file, and the authority writes it: none of them keeps lists in it.
+        trust_path: None,
         authority: args.authority,
         audience: args.audience,
         verifier: args.verifier,

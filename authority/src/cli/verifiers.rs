@@ -101,8 +101,9 @@ async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
                 (Some(epoch), Some(seq), Some(age)) => format!("applied {epoch}/{seq}, {age} ms fresh"),
                 _ => "nothing acknowledged".to_owned(),
             };
-            let (bound, ago) = (number(run, "/bound_ms").unwrap_or_default(), number(run, "/heard_ms_ago").unwrap_or_default());
-            println!("    {applied}; {} {bound} ms; heard {ago} ms ago by {}; run {}", word("mode"), word("path"), word("run"));
+            let bound = number(run, "/bound_ms").map(|ms| format!(" {ms} ms")).unwrap_or_default();
+            let ago = number(run, "/heard_ms_ago").unwrap_or_default();
+            println!("    {applied}; {}{bound}; heard {ago} ms ago by {}; run {}", word("mode"), word("path"), word("run"));
         }
     }
     let anonymous = number(&answer, "/anonymous_streams").unwrap_or_default();

@@ -84,6 +84,9 @@ impl Terms {
         if self.freshness_ms > 150 {
             let _ = write!(text, "; a revocation may take {} ms to reach tools that accept this", self.freshness_ms);
         }
+        if self.freshness_ms == Block0::BEST_EFFORT_MS {
+            text.push_str(", and tools that say BEST EFFORT may go on without ever hearing of it");
+        }
         text.push('.');
         text
     }

@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use procura_verifier::feed::message::{MAX_NONCES, Message, SignedMessage};
-use procura_verifier::key_list::KeyUse;
+use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
+use procura_verifier::ids::UtcMillis;
+use procura_verifier::key_list::{KeyList, KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
@@ -121,6 +122,17 @@ impl Feed {
             drop(recent);
             self.0.bus.publish(message);
         }
+    }
+
+    /// Pushes an accepted key list to whoever listens, so that nobody waits for the pull. It takes no number and is not kept:
+    /// who misses it fetches the list when the next heartbeat names it. `accepted` is what the anchors made of `signed`.
+    ///
+    /// Signed with the feed key at hand. A verifier whose list does not name that key yet fetches the list instead.
+    pub fn announce_key_list(&self, signed: &UnverifiedKeyList, accepted: &KeyList, now: UtcMillis) {
+        let payload = accepted.payload();
+        let change =
+            KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
+        self.0.bus.publish(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
     }
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.

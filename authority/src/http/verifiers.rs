@@ -53,7 +53,7 @@ pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Va
     let (now, head) = (app.ctx.clock.boot(), app.ctx.feed.head());
     let run = |h: &Heard| {
         json!({
-            "run": hex::encode(h.run), "mode": h.mode.word(), "bound_ms": h.bound_ms, "streams": h.streams,
+            "run": hex::encode(h.run), "mode": h.mode.word(), "bound_ms": h.mode.bound_ms(), "streams": h.streams,
             "path": if h.streams > 0 || h.seen.as_ref().is_some_and(|s| s.streams) { "stream" } else { "acknowledgements" },
             "heard_ms_ago": now.micros_since(h.heard) / 1000,
             "acknowledged": h.seen.as_ref().map(|s| json!({

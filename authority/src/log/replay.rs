@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use procura_verifier::claims::{Block0, Hops, HumanRef, Possession};
 use procura_verifier::feed::message::{FloorScope, Item};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, UtcMillis, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, FreezeId, HumanId, Key, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
 
 use self::decisions::Receipts;
@@ -70,6 +70,8 @@ struct State<'a> {
     /// Generations in force: the floors so far.
     floors: HashMap<FloorScope, u64>,
     killed: HashSet<Tid>,
+    /// The version of each freeze.
+    freezes: HashMap<FreezeId, u64>,
     verifiers: HashMap<VerifierId, event::Verifier>,
     receipts: Receipts,
     watched: Watched,
@@ -87,6 +89,7 @@ impl<'a> State<'a> {
             tokens: HashMap::new(),
             floors: HashMap::new(),
             killed: HashSet::new(),
+            freezes: HashMap::new(),
             verifiers: HashMap::new(),
             receipts: Receipts::default(),
             watched: Watched::default(),
@@ -231,7 +234,15 @@ impl<'a> State<'a> {
                     *whose = None;
                 }
             }
-            Item::Lid { .. } | Item::Block { .. } => {}
+            Item::Freeze(freeze) => {
+                // Versions only rise: a lift that a repeated older version could undo would be none.
+                if self.freezes.get(&freeze.id).is_some_and(|held| freeze.version <= *held) {
+                    return Err(format!("{} is changed under a version that was there before", freeze.id));
+                }
+                self.freezes.insert(freeze.id, freeze.version);
+            }
+            // What it signed shows where it is used.
+            Item::RootKey { .. } | Item::Lid { .. } | Item::Block { .. } => {}
             Item::Unknown { kind, .. } => return Err(format!("item is of kind {kind}, which this version does not know")),
         }
         self.summary.revocations += 1;

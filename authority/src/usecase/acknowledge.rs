@@ -70,7 +70,7 @@ async fn signed_in(ctx: &Context, signed: &[u8], nonce: &[u8]) -> Result<Place, 
     }
     in_time(ctx, s.utc)?;
     // Spent for as long as its time could be said again.
-    Ok(ctx.watch.admit((s.verifier, s.run), &s.nonce, s.utc.plus(WINDOW_MS + 1), s.mode, s.bound_ms)?)
+    Ok(ctx.watch.admit((s.verifier, s.run), &s.nonce, s.utc.plus(WINDOW_MS + 1), s.mode)?)
 }
 
 /// Enters a verifier's acknowledgement in the ledger.
@@ -126,7 +126,7 @@ const WINDOW_MS: u64 = 30_000;
 
 #[cfg(test)]
 mod tests {
-    use procura_verifier::feed::ack::Mode;
+    use procura_verifier::decision::Mode;
 
     use super::super::enroll_verifier::enroll_verifier;
     use super::super::fixture::*;
@@ -152,7 +152,7 @@ mod tests {
         fn sign_in(&self) -> SignIn {
             let audience = "payments/1".parse().unwrap();
             let utc = self.app.ctx.now();
-            SignIn { tenant: tenant(), verifier: self.id, run: [2; 16], audience, nonce: vec![7; 16], utc, mode: Mode::Strict, bound_ms: 150 }
+            SignIn { tenant: tenant(), verifier: self.id, run: [2; 16], audience, nonce: vec![7; 16], utc, mode: Mode::Strict { ms: 150 } }
         }
         fn ack(&self, number: u64) -> Ack {
             let head = self.app.ctx.feed.head();
@@ -167,8 +167,7 @@ mod tests {
                 hash: head.hash,
                 fresh_age_ms: 10,
                 utc,
-                mode: Mode::Strict,
-                bound_ms: 150,
+                mode: Mode::Strict { ms: 150 },
             }
         }
         async fn opens(&self, s: &SignIn, by: u8) -> Result<Place, WordError> {

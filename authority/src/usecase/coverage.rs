@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use procura_verifier::claims::Audience;
-use procura_verifier::feed::ack::Mode;
 use procura_verifier::ids::{BootTime, VerifierId};
 
 use super::revoke::{RevokeError, Revoked, Target, revoke};
@@ -209,20 +208,16 @@ fn judge(
             if let Some(seen) = h.seen.as_ref().filter(|s| s.has(epoch, seq)) {
                 confirmed.entry((h.verifier, h.run)).or_insert_with(|| (elapsed_ms, seen.signed.clone()));
             }
-            let until_ms = u64::from(h.bound_ms) + FENCE_MARGIN_MS;
-            let standing = match (confirmed.get(&(h.verifier, h.run)), h.mode) {
+            let standing = match (confirmed.get(&(h.verifier, h.run)), h.mode.bound_ms().map(u64::from)) {
                 (Some((after_ms, ack)), _) => Standing::Confirmed { after_ms: *after_ms, ack: Encoded(ack.clone()) },
                 // It allows only on knowledge of at most its bound ago: of before the commit no more.
-                (None, Mode::Strict | Mode::Bounded) if elapsed_ms >= until_ms => Standing::Fenced { bound_ms: u64::from(h.bound_ms) },
-                (None, mode) => {
-                    let (why, next_ms) = match mode {
-                        Mode::BestEffort => (NotCovered::BestEffort, u64::MAX),
-                        Mode::Strict | Mode::Bounded => (NotCovered::LongerBound, until_ms.saturating_sub(elapsed_ms)),
-                    };
+                (None, Some(bound_ms)) if elapsed_ms >= bound_ms + FENCE_MARGIN_MS => Standing::Fenced { bound_ms },
+                (None, bound_ms) => {
                     if !over {
+                        let next_ms = bound_ms.map_or(u64::MAX, |ms| (ms + FENCE_MARGIN_MS).saturating_sub(elapsed_ms));
                         look.next_ms = Some(look.next_ms.unwrap_or(u64::MAX).min(next_ms));
                     }
-                    Standing::NotCovered { why }
+                    Standing::NotCovered { why: if bound_ms.is_some() { NotCovered::LongerBound } else { NotCovered::BestEffort } }
                 }
             };
             look.runs.push(Standpoint { verifier: v.id, audience: v.audience.clone(), run: Some(h.run), standing });

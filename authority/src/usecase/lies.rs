@@ -131,7 +131,7 @@ async fn an_allow_with_a_bound_of_its_own_making_is_found() {
     revoke(&s.app.ctx, &s.alice, Target::Delegation(s.grant), None, None).await.unwrap();
     s.app.clock.advance_ms(600_000);
     let mut lie = s.allow(1, s.nothing_taken(old));
-    lie.bound_ms = u32::MAX;
+    lie.mode = procura_verifier::decision::Mode::Bounded { ms: u32::MAX };
     s.deliver(&lie).await;
     s.found(FindingClass::Decision, "bound").await;
 }

@@ -2,6 +2,7 @@
 
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{AgentId, BootTime, DelegationId, HumanId, Key, Tid};
+use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ pub enum Target {
     Agent(AgentId),
     /// A person: everything resting on their authority.
     Human(HumanId),
-    /// A holder key.
+    /// A holder key; if the key list names it as a root key, all that it signed.
     HolderKey(Key),
     /// Everything of the tenant.
     Tenant,
@@ -168,6 +169,11 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
                 || !ctx.store.delegations_of(id).await.map_err(Unavailable::from)?.is_empty();
             if known { floor(ctx, FloorScope::Human(id)).await } else { Err(RevokeError::Unknown) }
         }
+        // A root key is killed by its public key, whatever tokens say: by the key list it is one, and all it signed falls.
+        Target::HolderKey(key) if ctx.keys.find(KeyUse::Root, &key).is_some() => {
+            allowed(false)?;
+            Ok(Taking { item: Item::RootKey { key }, requires: Vec::new(), rows: Vec::new(), delegation: None })
+        }
         Target::HolderKey(key) => {
             let known = ctx.store.find_agent_key(key).await.map_err(Unavailable::from)?;
             let owner = match &known {
@@ -290,6 +296,19 @@ mod tests {
             assert_eq!(e.by, Actor::Human(sam.human().unwrap()));
             assert!(e.reason_hash.is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_list_names_as_root_falls_with_all_it_signed() {
+        let app = app().await;
+        let (alice, ..) = app.granted().await;
+        let sam = app.person("sam").await;
+        let root = app.ctx.signer.public(KeyUse::Root);
+        assert_eq!(revoke(&app.ctx, &alice, Target::HolderKey(root), None, None).await, Err(RevokeError::Forbidden));
+        revoke(&app.ctx, &sam, Target::HolderKey(root), None, None).await.unwrap();
+        assert_eq!(items(&app).await, [Item::RootKey { key: root }]);
+        revoke(&app.ctx, &sam, Target::HolderKey(key(1)), None, None).await.unwrap();
+        assert_eq!(items(&app).await.pop(), Some(Item::HolderKey { key: key(1) }));
     }
 
     #[tokio::test]

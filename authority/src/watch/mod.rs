@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use procura_verifier::feed::ack::{Ack, Mode, Signed};
+use procura_verifier::decision::Mode;
+use procura_verifier::feed::ack::{Ack, Signed};
 use procura_verifier::ids::{BootTime, Clock, UtcMillis, VerifierId};
 use procura_verifier::wire::{Canonical as _, Malformed};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -114,7 +115,6 @@ struct Entry {
     streams: usize,
     to_post: bool,
     mode: Mode,
-    bound_ms: u32,
 }
 
 /// Why a stream has no place.
@@ -174,7 +174,7 @@ impl Watch {
     }
 
     /// A place for a stream of a signed-in run. The nonce is spent until `until`, when the sign-in's own time has passed.
-    pub fn admit(&self, run: Run, nonce: &[u8], until: UtcMillis, mode: Mode, bound_ms: u32) -> Result<Place, NoPlace> {
+    pub fn admit(&self, run: Run, nonce: &[u8], until: UtcMillis, mode: Mode) -> Result<Place, NoPlace> {
         let now = self.0.clock.wall();
         let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (run.0, nonce.to_vec());
@@ -182,7 +182,7 @@ impl Watch {
             return Err(NoPlace::Used);
         }
         let mut ledger = self.ledger();
-        let entry = ledger.entry(run, self.0.clock.boot(), mode, bound_ms);
+        let entry = ledger.entry(run, self.0.clock.boot(), mode);
         if entry.streams >= MAX_STREAMS_EACH {
             return Err(NoPlace::Run);
         }
@@ -196,13 +196,13 @@ impl Watch {
     pub fn enter(&self, ack: Ack, signed: Vec<u8>) -> bool {
         let (now, boot) = (self.0.clock.wall(), self.0.clock.boot());
         let mut ledger = self.ledger();
-        let entry = ledger.entry((ack.verifier, ack.run), boot, ack.mode, ack.bound_ms);
+        let entry = ledger.entry((ack.verifier, ack.run), boot, ack.mode);
         if entry.seen.as_ref().is_some_and(|s| s.ack.number >= ack.number) {
             return false;
         }
         let moved = entry.seen.as_ref().is_none_or(|s| !s.has(ack.epoch, ack.seq));
         let since = entry.seen.as_ref().map_or(now, |s| s.since);
-        (entry.mode, entry.bound_ms) = (ack.mode, ack.bound_ms);
+        entry.mode = ack.mode;
         entry.seen = Some(Seen { ack, signed, since, acked: now, streams: entry.streams > 0 });
         (entry.heard, entry.to_post) = (boot, true);
         let eager = moved && boot < ledger.eager_until;
@@ -226,7 +226,6 @@ impl Watch {
             heard: e.heard,
             streams: e.streams,
             mode: e.mode,
-            bound_ms: e.bound_ms,
         };
         ledger.runs.iter().map(heard).collect()
     }
@@ -280,14 +279,14 @@ impl Watch {
         let mut ledger = self.ledger();
         let mut moved = false;
         for row in rows {
-            let entry = ledger.entry((row.ack.verifier, row.ack.run), boot, row.ack.mode, row.ack.bound_ms);
+            let entry = ledger.entry((row.ack.verifier, row.ack.run), boot, row.ack.mode);
             if entry.seen.as_ref().is_some_and(|s| s.ack.number >= row.ack.number) {
                 continue;
             }
             moved |= entry.seen.as_ref().is_none_or(|s| !s.has(row.ack.epoch, row.ack.seq));
             // As old as the other replica's clock says: a row of yesterday is not news.
             let heard = BootTime(boot.0.saturating_sub(wall.0.saturating_sub(row.acked.0).saturating_mul(1000)));
-            (entry.mode, entry.bound_ms, entry.heard, entry.to_post) = (row.ack.mode, row.ack.bound_ms, heard, false);
+            (entry.mode, entry.heard, entry.to_post) = (row.ack.mode, heard, false);
             entry.seen = Some(row);
         }
         drop(ledger);
@@ -316,8 +315,6 @@ pub struct Heard {
     pub streams: usize,
     /// As it last said.
     pub mode: Mode,
-    /// As it last said, in milliseconds.
-    pub bound_ms: u32,
 }
 
 /// Somebody who waits for acknowledgements; until dropped.
@@ -343,7 +340,7 @@ impl Drop for Waiting {
 
 impl Ledger {
     /// The run's entry. Makes room among the runs of its verifier: the one that was silent longest goes, streams or not.
-    fn entry(&mut self, run: Run, now: BootTime, mode: Mode, bound_ms: u32) -> &mut Entry {
+    fn entry(&mut self, run: Run, now: BootTime, mode: Mode) -> &mut Entry {
         if !self.runs.contains_key(&run) {
             let of = (run.0, [0; 16])..=(run.0, [0xff; 16]);
             self.runs.extract_if(of.clone(), |_, e| e.streams == 0 && now.micros_since(e.heard) > RUN_MEMORY_MS * 1000).for_each(drop);
@@ -353,7 +350,7 @@ impl Ledger {
                 self.runs.remove(&oldest);
             }
         }
-        self.runs.entry(run).or_insert(Entry { seen: None, heard: now, streams: 0, to_post: false, mode, bound_ms })
+        self.runs.entry(run).or_insert(Entry { seen: None, heard: now, streams: 0, to_post: false, mode })
     }
 }
 

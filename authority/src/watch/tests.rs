@@ -3,6 +3,8 @@ use procura_verifier::ids::{SystemClock, Tenant};
 use super::*;
 use crate::usecase::fixture::{HandClock, signing};
 
+const STRICT: Mode = Mode::Strict { ms: 150 };
+
 pub(crate) fn ack(run: u8, number: u64, seq: u64) -> Ack {
     let tenant: Tenant = "acme".parse().unwrap();
     Ack {
@@ -15,8 +17,7 @@ pub(crate) fn ack(run: u8, number: u64, seq: u64) -> Ack {
         hash: [0; 32],
         fresh_age_ms: 20,
         utc: UtcMillis(1_900_000_000_000),
-        mode: Mode::Strict,
-        bound_ms: 150,
+        mode: STRICT,
     }
 }
 
@@ -54,7 +55,7 @@ async fn runs_and_streams_of_one_verifier_are_few() {
 
     let run = (VerifierId::from_bytes([1; 16]), [11; 16]);
     let until = clock.wall().plus(60_000);
-    let admit = |nonce: u8| watch.admit(run, &[nonce; 16], until, Mode::Strict, 150);
+    let admit = |nonce: u8| watch.admit(run, &[nonce; 16], until, STRICT);
     let mut places: Vec<_> = (0..4).map(|n| admit(n).unwrap()).collect();
     assert!(matches!(admit(4), Err(NoPlace::Run)));
     places.pop();
@@ -73,7 +74,7 @@ async fn strangers_hold_a_part_of_the_streams_only() {
     assert!(matches!(watch.admit_anonymous(), Err(NoPlace::Anonymous)));
     assert_eq!(watch.anonymous_streams(), MAX_ANONYMOUS_STREAMS);
     let run = (VerifierId::from_bytes([1; 16]), [11; 16]);
-    assert!(watch.admit(run, &[1; 16], UtcMillis(u64::MAX), Mode::Strict, 150).is_ok(), "a signed-in verifier's place is not theirs");
+    assert!(watch.admit(run, &[1; 16], UtcMillis(u64::MAX), STRICT).is_ok(), "a signed-in verifier's place is not theirs");
     places.pop();
     assert!(watch.admit_anonymous().is_ok());
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ed25519_dalek::SigningKey;
 use procura_verifier::claims::{Block0, Capability, Generations, Hops, HumanRef, Limit, Possession};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid, UtcMillis, VerifierId};
+use procura_verifier::feed::message::{FloorScope, Freeze, Item};
+use procura_verifier::ids::{AgentId, DelegationId, FreezeId, HumanId, Key, Tid, UtcMillis, VerifierId};
 use procura_verifier::key_list::{Anchors, KeyListPayload, KeyUse, ListedKey, UnverifiedKeyList};
 use procura_verifier::receipt::Relied;
 use procura_verifier::token::mint;
@@ -44,6 +45,10 @@ fn anchors() -> Anchors {
 }
 
 fn world() -> World {
+    world_of(150, ToolPolicy::STRICT)
+}
+
+fn world_of(freshness_ms: u32, policy: ToolPolicy) -> World {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
     let tenant: Tenant = "acme".parse().unwrap();
@@ -68,7 +73,7 @@ fn world() -> World {
         expires_secs: UTC.secs() + 3_600,
         depth: 0,
         hops: Hops::Registered,
-        freshness_ms: 150,
+        freshness_ms,
         generations: Generations::default(),
     };
     let token = HeldToken::from_bytes(mint(&block, &key(1), [7; 32]).unwrap()).unwrap().seal().unwrap();
@@ -76,10 +81,11 @@ fn world() -> World {
     let config = GuardConfig {
         authority: trust.authority.clone(),
         trust,
+        trust_path: None,
         audience: "payments/1".parse().unwrap(),
         verifier: VerifierId::from_bytes([5; 16]),
         key: key(11),
-        policy: ToolPolicy::STRICT,
+        policy,
         max_proofs: 1_000_000,
         max_tokens: 16,
         cold_per_second: 100,
@@ -187,4 +193,90 @@ async fn no_receipt_is_kept_that_the_authority_would_refuse_for_ever() {
     let proof = w.prove(&action);
     assert_eq!(w.present(&action, &proof).await, Err((Cause::Signature, Told::Holder)));
     assert_eq!((w.guard.receipts.waiting(), w.guard.denials().get("signature")), (1, Some(&1)));
+}
+
+#[tokio::test]
+async fn best_effort_is_forgiven_age_only_where_token_and_tool_name_it_and_shows_in_permit_counters_and_receipts() {
+    let (lax, named) = (ToolPolicy { freshness: Freshness::BestEffort, ..ToolPolicy::STRICT }, Block0::BEST_EFFORT_MS);
+    for (token, policy, expected) in [
+        (named, lax, Some(Modes { best_effort: 1, ..Modes::default() })),
+        (named, ToolPolicy { freshness: Freshness::Bounded { ms: 2_000 }, ..lax }, Some(Modes { bounded: 1, ..Modes::default() })),
+        (5_000, lax, Some(Modes { bounded: 1, ..Modes::default() })),
+        (named, ToolPolicy::STRICT, None),
+        (150, lax, None),
+    ] {
+        let mut w = world_of(token, policy);
+        assert_eq!(w.guard.mode(), policy.freshness);
+        // A second without a word of the authority; the wall clock goes on.
+        w.clock.0.fetch_add(1_000_000, Ordering::Relaxed);
+        let action = World::action(1);
+        let proof = w.prove(&action);
+        let said = w.present(&action, &proof).await;
+        match expected {
+            Some(modes) => {
+                assert_eq!((said, w.guard.modes()), (Ok(()), modes), "{token} {policy:?}");
+                assert_eq!(w.guard.receipts.last().mode, policy.mode(token));
+            }
+            None => assert_eq!((said, w.guard.modes()), (Err((Cause::Stale, Told::Holder)), Modes { strict: 1, ..Modes::default() }), "{token} {policy:?}"),
+        }
+    }
+    // Half an hour, and a freeze that was known before: age is forgiven, nothing else.
+    let mut w = world_of(named, lax);
+    w.clock.0.fetch_add(2_000_000_000, Ordering::Relaxed);
+    let id = FreezeId::from_bytes([7; 16]);
+    let freeze = Freeze { id, scope: FloorScope::Tenant, from: UTC, until: UtcMillis(u64::MAX), version: 1 };
+    w.guard.view.apply(1, &[(0, Item::Freeze(freeze))]);
+    let action = World::action(1);
+    let proof = w.prove(&action);
+    assert_eq!(w.present(&action, &proof).await, Err((Cause::Frozen { id }, Told::Holder)));
+}
+
+#[tokio::test]
+async fn a_streaming_answer_ends_when_its_token_is_taken_back() {
+    use futures_util::StreamExt as _;
+    let mut world = world();
+    let ticks = |axum::Extension(permit): axum::Extension<Permit>| async move {
+        let watch = permit.watch().unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let until = async move { tell.send(watch.await).unwrap() };
+        let ticks = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            Some((Ok::<_, std::convert::Infallible>("tick\n".to_owned()), ()))
+        });
+        // The last line says why.
+        let why = futures_util::stream::once(async move { Ok(told.await.unwrap().word().to_owned()) });
+        axum::body::Body::from_stream(ticks.take_until(Box::pin(until)).chain(why))
+    };
+    let layer = crate::layer::ProcuraLayer::new(world.guard.clone(), |_, _| Ok(World::action(1)));
+    let routes = axum::Router::new().route("/", axum::routing::get(ticks)).layer(layer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(axum::serve(listener, routes).into_future());
+    // What a feed would do, every 50 ms.
+    let (view, hand) = (world.guard.view.clone(), world.clock.clone());
+    let beats = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            hand.0.fetch_add(50_000, Ordering::Relaxed);
+            view.publish(hand.boot(), Relied { epoch: 1, seq: 0, hash: [0; 32], utc: hand.wall() });
+        }
+    });
+
+    let proof = world.prove(&World::action(1));
+    let http = reqwest::Client::builder().build().unwrap();
+    let request = http.get(&url).header("authorization", world.token.authorization()).header("procura-proof", proof);
+    let mut body = request.send().await.unwrap().error_for_status().unwrap().bytes_stream();
+    for _ in 0..80 {
+        assert!(body.next().await.unwrap().unwrap().starts_with(b"tick"), "ended too early");
+    }
+    world.guard.view.apply(1, &[(0, Item::Tid { tid: Tid::from_bytes([1; 16]), exp_secs: u64::MAX / 2 })]);
+    let revoked = std::time::Instant::now();
+    let mut last = Vec::new();
+    while let Some(chunk) = body.next().await {
+        last = chunk.unwrap().to_vec();
+    }
+    assert!(last.ends_with(b"revoked"), "{}", String::from_utf8_lossy(&last));
+    assert!(revoked.elapsed() < std::time::Duration::from_millis(150), "{:?}", revoked.elapsed());
+    beats.abort();
+    server.abort();
 }

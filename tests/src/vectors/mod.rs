@@ -9,6 +9,7 @@ use crate::case::{Case, Expect};
 use crate::fixtures::{AGENT, Held, block0};
 
 mod decisions;
+pub mod feed;
 mod links;
 mod possession;
 mod profile;
@@ -100,6 +101,10 @@ pub fn files() -> BTreeMap<String, String> {
     for entry in all() {
         let text = serde_json::to_string_pretty(&entry.case).unwrap() + "\n";
         assert!(files.insert(format!("{}.json", entry.name), text).is_none(), "two vectors are named {}", entry.name);
+    }
+    for (name, case) in feed::all() {
+        let text = serde_json::to_string_pretty(&case).unwrap() + "\n";
+        assert!(files.insert(name.clone(), text).is_none(), "two vectors are named {name}");
     }
     files
 }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! statement = [payload bytes, signature]
-//! sign-in   = [1, tenant, verifier, run (16), audience, nonce, utc_ms, mode, bound_ms]                            over "procura-sign-in/1\0" || payload
-//! ack       = [1, tenant, verifier, run (16), number, epoch, seq, hash, fresh_age_ms, utc_ms, mode, bound_ms]     over "procura-ack/1\0" || payload
+//! sign-in   = [1, tenant, verifier, run (16), audience, nonce, utc_ms, bound_ms | null]                            over "procura-sign-in/1\0" || payload
+//! ack       = [1, tenant, verifier, run (16), number, epoch, seq, hash, fresh_age_ms, utc_ms, bound_ms | null]     over "procura-ack/1\0" || payload
 //! ```
 
 use std::marker::PhantomData;
@@ -13,46 +13,9 @@ use ed25519_dalek::SigningKey;
 use minicbor::Decoder;
 
 use crate::claims::Audience;
+use crate::decision::Mode;
 use crate::ids::{Key, Tenant, UtcMillis, VerifierId};
 use crate::wire::{Canonical, Enc, Malformed, array, fixed};
-
-/// How a verifier treats knowledge older than its bound.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Mode {
-    /// It denies, and the bound is at most the promise's 150 ms.
-    Strict,
-    /// It denies; the bound was chosen by name.
-    Bounded,
-    /// It goes on allowing.
-    BestEffort,
-}
-
-impl Mode {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Strict, Self::Bounded, Self::BestEffort];
-
-    /// As configuration, logs and metrics name it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Bounded => "bounded",
-            Self::BestEffort => "best_effort",
-        }
-    }
-
-    const fn number(self) -> u8 {
-        match self {
-            Self::Strict => 0,
-            Self::Bounded => 1,
-            Self::BestEffort => 2,
-        }
-    }
-
-    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let number = d.u8()?;
-        Self::ALL.into_iter().find(|m| m.number() == number).ok_or(Malformed::new("expected a mode from 0 to 2"))
-    }
-}
 
 /// "This stream is mine." Good once: for the nonce of the request it comes with, and for 30 s around `utc`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,10 +32,8 @@ pub struct SignIn {
     pub nonce: Vec<u8>,
     /// Authority UTC as known from the feed; before the first answer, the machine's wall clock.
     pub utc: UtcMillis,
-    /// Its mode.
+    /// The weakest mode in force there.
     pub mode: Mode,
-    /// The longest bound in force there, in milliseconds.
-    pub bound_ms: u32,
 }
 
 /// "I have applied everything up to here." Numbered within a run, so that an older one never takes a newer one's place.
@@ -96,10 +57,8 @@ pub struct Ack {
     pub fresh_age_ms: u64,
     /// Authority UTC as known there.
     pub utc: UtcMillis,
-    /// Its mode.
+    /// The weakest mode in force there.
     pub mode: Mode,
-    /// The longest bound in force there, in milliseconds.
-    pub bound_ms: u32,
 }
 
 /// A statement that a verifier's key signs, apart from all others by its prefix.
@@ -155,19 +114,19 @@ impl Canonical for SignIn {
     const MAX_BYTES: usize = 512;
 
     fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        e.array(9)?.u8(VERSION)?.str(self.tenant.as_str())?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.str(self.audience.as_str())?;
-        e.bytes(&self.nonce)?.u64(self.utc.0)?.u8(self.mode.number())?.u32(self.bound_ms)?;
-        Ok(())
+        e.array(8)?.u8(VERSION)?.str(self.tenant.as_str())?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.str(self.audience.as_str())?;
+        e.bytes(&self.nonce)?.u64(self.utc.0)?;
+        write_mode(self.mode, e)
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let (tenant, verifier, run) = head(d, 9)?;
+        let (tenant, verifier, run) = head(d, 8)?;
         let audience = d.str()?.parse().map_err(|_| Malformed::new("expected an audience"))?;
         let nonce = d.bytes()?.to_vec();
         if !(16..=32).contains(&nonce.len()) {
             return Err(Malformed::new("expected a nonce of 16 to 32 bytes"));
         }
-        Ok(Self { tenant, verifier, run, audience, nonce, utc: UtcMillis(d.u64()?), mode: Mode::read(d)?, bound_ms: d.u32()? })
+        Ok(Self { tenant, verifier, run, audience, nonce, utc: UtcMillis(d.u64()?), mode: read_mode(d)? })
     }
 }
 
@@ -175,20 +134,37 @@ impl Canonical for Ack {
     const MAX_BYTES: usize = 512;
 
     fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        e.array(12)?.u8(VERSION)?.str(self.tenant.as_str())?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.u64(self.number)?;
-        e.u64(self.epoch)?.u64(self.seq)?.bytes(&self.hash)?.u64(self.fresh_age_ms)?.u64(self.utc.0)?.u8(self.mode.number())?.u32(self.bound_ms)?;
-        Ok(())
+        e.array(11)?.u8(VERSION)?.str(self.tenant.as_str())?.bytes(self.verifier.as_bytes())?.bytes(&self.run)?.u64(self.number)?;
+        e.u64(self.epoch)?.u64(self.seq)?.bytes(&self.hash)?.u64(self.fresh_age_ms)?.u64(self.utc.0)?;
+        write_mode(self.mode, e)
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let (tenant, verifier, run) = head(d, 12)?;
+        let (tenant, verifier, run) = head(d, 11)?;
         let (number, epoch, seq) = (d.u64()?, d.u64()?, d.u64()?);
         if number == 0 || epoch == 0 {
             return Err(Malformed::new("expected numbers and epochs from 1"));
         }
         let (hash, fresh_age_ms, utc) = (fixed(d)?, d.u64()?, UtcMillis(d.u64()?));
-        Ok(Self { tenant, verifier, run, number, epoch, seq, hash, fresh_age_ms, utc, mode: Mode::read(d)?, bound_ms: d.u32()? })
+        Ok(Self { tenant, verifier, run, number, epoch, seq, hash, fresh_age_ms, utc, mode: read_mode(d)? })
     }
+}
+
+/// The bound, or null where there is none.
+fn write_mode(mode: Mode, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+    match mode.bound_ms() {
+        Some(ms) => e.u32(ms)?,
+        None => e.null()?,
+    };
+    Ok(())
+}
+
+fn read_mode(d: &mut Decoder<'_>) -> Result<Mode, Malformed> {
+    if d.datatype()? == minicbor::data::Type::Null {
+        d.null()?;
+        return Ok(Mode::BestEffort);
+    }
+    Ok(Mode::of(Some(d.u32()?)))
 }
 
 fn head(d: &mut Decoder<'_>, fields: u64) -> Result<(Tenant, VerifierId, [u8; 16]), Malformed> {
@@ -233,14 +209,13 @@ mod tests {
             hash: [5; 32],
             fresh_age_ms: 6,
             utc: UtcMillis(1_900_000_000_000),
-            mode: Mode::Bounded,
-            bound_ms: 500,
+            mode: Mode::Bounded { ms: 500 },
         }
     }
 
     fn sign_in() -> SignIn {
         let Ack { tenant, verifier, run, utc, .. } = ack();
-        SignIn { tenant, verifier, run, audience: "payments/1".parse().unwrap(), nonce: vec![7; 32], utc, mode: Mode::Strict, bound_ms: 150 }
+        SignIn { tenant, verifier, run, audience: "payments/1".parse().unwrap(), nonce: vec![7; 32], utc, mode: Mode::Strict { ms: 150 } }
     }
 
     #[test]
@@ -268,11 +243,13 @@ mod tests {
         }
         let good = ack().to_bytes();
         assert_eq!(Ack::from_bytes(&good), Ok(ack()));
-        // The mode stands before the bound, which takes three bytes.
-        let mut unknown = good.clone();
-        let at = unknown.len() - 4;
-        unknown[at] = 3;
-        assert!(Ack::from_bytes(&unknown).is_err());
+        let best_effort = Ack { mode: Mode::BestEffort, ..ack() };
+        assert_eq!(Ack::from_bytes(&best_effort.to_bytes()), Ok(best_effort), "no bound at all");
+        // A bound in words is none.
+        let mut words = good.clone();
+        words.truncate(words.len() - 3);
+        words.extend([0x62, b'1', b's']);
+        assert!(Ack::from_bytes(&words).is_err());
         assert!(Ack::from_bytes(&[good, vec![0]].concat()).is_err());
     }
 }

@@ -5,14 +5,15 @@
 //! batch       = [1, tenant, 1, epoch, seq, prev, issued_ms, [[log_index, [kind, body]], …]]
 //! heartbeat   = [1, tenant, 2, epoch, head_seq, head_hash, clock, t_us, utc_ms, key_list_version, key_list_hash, [size, root], [nonce, …]]
 //! epoch start = [1, tenant, 3, epoch, prev_epoch, last_seq, last_hash, issued_ms]
+//! key list    = [1, tenant, 4, version, hash, signed list bytes, issued_ms]
 //! ```
 //! The hash of a message is SHA-256 of its payload: signing it again, with whatever key, makes no other message.
 
 use minicbor::{Decoder, Encoder};
 use sha2::{Digest as _, Sha256};
 
-use crate::ids::{AgentId, BlockId, ClockId, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
-use crate::key_list::{KeyList, KeyUse};
+use crate::ids::{AgentId, BlockId, ClockId, DelegationId, FreezeId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
+use crate::key_list::{KeyList, KeyListError, KeyUse};
 use crate::wire::{Canonical, Enc, Malformed, array, fixed, list};
 
 /// Longest signed message, in bytes (F2).
@@ -20,7 +21,7 @@ pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Most nonces that one heartbeat answers (F2).
 pub const MAX_NONCES: usize = 64;
 
-/// Whose generations a floor ends.
+/// Whose generations a floor ends, or whom a freeze stops.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FloorScope {
     /// Everything.
@@ -35,7 +36,67 @@ pub enum FloorScope {
     Delegation(DelegationId),
 }
 
-/// One thing taken back. There is no item that gives back.
+impl FloorScope {
+    fn write(&self, e: &mut Enc) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+        let (number, subject): (u8, &[u8]) = match self {
+            Self::Global => (0, &[]),
+            Self::Tenant => (1, &[]),
+            Self::Human(id) => (2, id.as_bytes()),
+            Self::Agent(id) => (3, id.as_bytes()),
+            Self::Delegation(id) => (4, id.as_bytes()),
+        };
+        e.u8(number)?.bytes(subject)?;
+        Ok(())
+    }
+
+    fn read(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(match d.u8()? {
+            0 => fixed::<0>(d).map(|_| Self::Global)?,
+            1 => fixed::<0>(d).map(|_| Self::Tenant)?,
+            2 => Self::Human(HumanId::from_bytes(fixed(d)?)),
+            3 => Self::Agent(AgentId::from_bytes(fixed(d)?)),
+            4 => Self::Delegation(DelegationId::from_bytes(fixed(d)?)),
+            _ => return Err(Malformed::new("expected a scope from 0 to 4")),
+        })
+    }
+}
+
+/// A stop that can be lifted: whom, from when, until when. Of one id the highest version holds; a version with an empty
+/// window lifts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Freeze {
+    /// Its id: what denials name.
+    pub id: FreezeId,
+    /// Whom it stops.
+    pub scope: FloorScope,
+    /// First moment, in authority UTC.
+    pub from: UtcMillis,
+    /// First moment after it. Not after `from`: the freeze is lifted.
+    pub until: UtcMillis,
+    /// Rises with each change.
+    pub version: u64,
+}
+
+impl Freeze {
+    /// True if its window is empty.
+    pub const fn is_lifted(&self) -> bool {
+        self.until.0 <= self.from.0
+    }
+
+    /// True if it stops at this moment.
+    pub const fn holds_at(&self, utc: UtcMillis) -> bool {
+        self.from.0 <= utc.0 && utc.0 < self.until.0
+    }
+
+    /// True if this one replaces the other of the same id: by version, and between two of one version (which an authority
+    /// never signs) by an order that depends on neither's arrival and lets the longer stop win.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        let rank = |f: &Self| (f.version, !f.is_lifted(), f.until, std::cmp::Reverse(f.from), f.scope);
+        rank(self) > rank(other)
+    }
+}
+
+/// One thing taken back. There is no item that gives back, but for a freeze, which is made to be lifted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Item {
     /// A token and all re-minted from it.
@@ -64,6 +125,13 @@ pub enum Item {
         /// The key.
         key: Key,
     },
+    /// A root key, for good: every token whose block 0 it signed, whatever the token says.
+    RootKey {
+        /// The key.
+        key: Key,
+    },
+    /// A stop that can be lifted.
+    Freeze(Freeze),
     /// The kill switch: every generation below this one.
     Floor {
         /// Of what.
@@ -88,6 +156,8 @@ impl Item {
             Self::Block { .. } => 3,
             Self::HolderKey { .. } => 4,
             Self::Floor { .. } => 5,
+            Self::RootKey { .. } => 6,
+            Self::Freeze(_) => 7,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -97,16 +167,14 @@ impl Item {
             Self::Tid { tid, exp_secs } => e.array(2)?.bytes(tid.as_bytes())?.u64(*exp_secs)?,
             Self::Lid { lid, exp_secs } => e.array(2)?.bytes(lid.as_bytes())?.u64(*exp_secs)?,
             Self::Block { block, exp_secs } => e.array(2)?.bytes(block.as_bytes())?.u64(*exp_secs)?,
-            Self::HolderKey { key } => e.array(1)?.bytes(key.as_bytes())?,
+            Self::HolderKey { key } | Self::RootKey { key } => e.array(1)?.bytes(key.as_bytes())?,
             Self::Floor { scope, generation } => {
-                let (number, subject): (u8, &[u8]) = match scope {
-                    FloorScope::Global => (0, &[]),
-                    FloorScope::Tenant => (1, &[]),
-                    FloorScope::Human(id) => (2, id.as_bytes()),
-                    FloorScope::Agent(id) => (3, id.as_bytes()),
-                    FloorScope::Delegation(id) => (4, id.as_bytes()),
-                };
-                e.array(3)?.u8(number)?.bytes(subject)?.u64(*generation)?
+                scope.write(e.array(3)?)?;
+                e.u64(*generation)?
+            }
+            Self::Freeze(f) => {
+                f.scope.write(e.array(6)?.bytes(f.id.as_bytes())?)?;
+                e.u64(f.from.0)?.u64(f.until.0)?.u64(f.version)?
             }
             Self::Unknown { body, .. } => {
                 e.writer_mut().extend_from_slice(body);
@@ -137,15 +205,16 @@ impl Item {
             }
             5 => {
                 array(&mut d, 3)?;
-                let scope = match d.u8()? {
-                    0 => fixed::<0>(&mut d).map(|_| FloorScope::Global)?,
-                    1 => fixed::<0>(&mut d).map(|_| FloorScope::Tenant)?,
-                    2 => FloorScope::Human(HumanId::from_bytes(fixed(&mut d)?)),
-                    3 => FloorScope::Agent(AgentId::from_bytes(fixed(&mut d)?)),
-                    4 => FloorScope::Delegation(DelegationId::from_bytes(fixed(&mut d)?)),
-                    _ => return Err(Malformed::new("expected a floor scope from 0 to 4")),
-                };
-                Self::Floor { scope, generation: d.u64()? }
+                Self::Floor { scope: FloorScope::read(&mut d)?, generation: d.u64()? }
+            }
+            6 => {
+                array(&mut d, 1)?;
+                Self::RootKey { key: Key::from_bytes(fixed(&mut d)?) }
+            }
+            7 => {
+                array(&mut d, 6)?;
+                let (id, scope) = (FreezeId::from_bytes(fixed(&mut d)?), FloorScope::read(&mut d)?);
+                Self::Freeze(Freeze { id, scope, from: UtcMillis(d.u64()?), until: UtcMillis(d.u64()?), version: d.u64()? })
             }
             kind => return Ok(Self::Unknown { kind, body: body.to_vec() }),
         };
@@ -233,6 +302,21 @@ pub struct EpochStart {
     pub issued: UtcMillis,
 }
 
+/// A push of a new key list, so that nobody waits for the pull. Takes no number; the list is believed for its anchors' signatures alone (F8).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyListChange {
+    /// Whose feed.
+    pub tenant: Tenant,
+    /// The list's version.
+    pub version: u64,
+    /// Its hash, as heartbeats name it.
+    pub hash: [u8; 32],
+    /// The signed list as it travels. Not read before somebody is to believe it: junk in here is no reason to be stale.
+    pub list: Vec<u8>,
+    /// When it was announced, by the authority's clock.
+    pub issued: UtcMillis,
+}
+
 /// What a feed key signs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -242,6 +326,8 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// A new numbering.
     EpochStart(EpochStart),
+    /// A new key list.
+    KeyListChange(KeyListChange),
 }
 
 impl Message {
@@ -251,6 +337,7 @@ impl Message {
             Self::Batch(m) => &m.tenant,
             Self::Heartbeat(m) => &m.tenant,
             Self::EpochStart(m) => &m.tenant,
+            Self::KeyListChange(m) => &m.tenant,
         }
     }
 
@@ -260,6 +347,7 @@ impl Message {
             Self::Batch(m) => m.issued,
             Self::Heartbeat(m) => m.utc,
             Self::EpochStart(m) => m.issued,
+            Self::KeyListChange(m) => m.issued,
         }
     }
 }
@@ -289,6 +377,9 @@ impl Canonical for Message {
                 e.array(8)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(3)?.u64(m.epoch)?;
                 e.u64(m.prev_epoch)?.u64(m.last_seq)?.bytes(&m.last_hash)?.u64(m.issued.0)?;
             }
+            Self::KeyListChange(m) => {
+                e.array(7)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(4)?.u64(m.version)?.bytes(&m.hash)?.bytes(&m.list)?.u64(m.issued.0)?;
+            }
         }
         Ok(())
     }
@@ -299,8 +390,9 @@ impl Canonical for Message {
             return Err(Malformed::new("expected a feed message of version 1"));
         }
         let tenant = d.str()?.parse().map_err(|_| Malformed::new("expected a tenant name"))?;
+        // The number after the kind is the epoch, but for a key list, which has a version and no place in any epoch.
         let (kind, epoch) = (d.u8()?, d.u64()?);
-        if epoch == 0 {
+        if epoch == 0 && kind != 4 {
             return Err(Malformed::new("expected an epoch from 1"));
         }
         match (kind, fields) {
@@ -338,7 +430,11 @@ impl Canonical for Message {
                 }
                 Ok(Self::EpochStart(EpochStart { tenant, epoch, prev_epoch, last_seq, last_hash, issued }))
             }
-            _ => Err(Malformed::new("expected a feed message of kind 1 to 3 with its fields")),
+            (4, 7) => {
+                let (hash, list, issued) = (fixed(d)?, d.bytes()?.to_vec(), UtcMillis(d.u64()?));
+                Ok(Self::KeyListChange(KeyListChange { tenant, version: epoch, hash, list, issued }))
+            }
+            _ => Err(Malformed::new("expected a feed message of kind 1 to 4 with its fields")),
         }
     }
 }
@@ -380,6 +476,9 @@ pub enum FeedError {
         /// The tenant expected.
         expected: Tenant,
     },
+    /// A feed key announced a key list that the anchors did not sign, or that is another than it says.
+    #[error("announced key list: {0}")]
+    KeyList(#[from] KeyListError),
     /// A feed key vouches for something this version cannot read: what it takes back is unknown (F9).
     #[error("signed feed message cannot be read by this version: {0}")]
     Unreadable(Malformed),
@@ -485,7 +584,12 @@ mod tests {
             any::<[u8; 32]>().prop_map(|key| Item::HolderKey { key: Key::from_bytes(key) }),
             any::<([u8; 16], u64)>().prop_map(|(id, generation)| Item::Floor { scope: FloorScope::Human(HumanId::from_bytes(id)), generation }),
             any::<u64>().prop_map(|generation| Item::Floor { scope: FloorScope::Global, generation }),
-            (6..=255_u8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(kind, body)| Item::Unknown { kind, body }),
+            any::<[u8; 32]>().prop_map(|key| Item::RootKey { key: Key::from_bytes(key) }),
+            any::<([u8; 16], [u8; 16], u64, u64, u64)>().prop_map(|(id, agent, from, until, version)| {
+                let scope = FloorScope::Agent(AgentId::from_bytes(agent));
+                Item::Freeze(Freeze { id: FreezeId::from_bytes(id), scope, from: UtcMillis(from), until: UtcMillis(until), version })
+            }),
+            (8..=255_u8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(kind, body)| Item::Unknown { kind, body }),
         ]
     }
 

@@ -6,6 +6,7 @@ mod events;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,13 +17,15 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::ack::{Ack, Mode, SignIn, Signed};
+use super::ack::{Ack, SignIn, Signed};
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
 use crate::claims::Audience;
+use crate::decision::Mode;
 use crate::ids::{BootTime, Clock, VerifierId};
 use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
 use crate::revocation::{KeyListStays, RevocationView as _, View};
+use crate::trust::KeepError;
 use crate::wire::{Canonical as _, Malformed};
 use events::EventReader;
 
@@ -44,6 +47,8 @@ pub struct FeedConfig {
     pub reopen_every: Duration,
     /// Who signs in to streams and acknowledges. Nobody: one of few strangers, whom no kill waits for.
     pub enrolment: Option<Enrolment>,
+    /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
+    pub trust_path: Option<PathBuf>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -61,6 +66,7 @@ impl FeedConfig {
             bound: Duration::from_millis(150),
             reopen_every: Duration::from_secs(20),
             enrolment: None,
+            trust_path: None,
             on_alarm: Box::new(|_| {}),
         }
     }
@@ -76,10 +82,8 @@ pub struct Enrolment {
     pub run: [u8; 16],
     /// Its key.
     pub key: ed25519_dalek::SigningKey,
-    /// What it does with knowledge older than the bound.
+    /// The weakest mode in force there: after its bound of silence it is presumed to deny.
     pub mode: Mode,
-    /// The longest bound in force, in milliseconds: after so long a silence it is presumed to deny.
-    pub bound_ms: u32,
 }
 
 // No derive: it holds a private key.
@@ -184,6 +188,12 @@ impl FeedClient {
         let _ = timeout(PULL_WAIT, ended.wait_for(|ended| *ended)).await;
     }
 
+    /// Starts a pull, or joins the one under way, and waits for nothing. For whoever must not hold the client.
+    pub fn puller(&self) -> impl Fn() + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || drop(shared.start_pull())
+    }
+
     /// How it is doing.
     pub fn status(&self) -> FeedStatus {
         let (watermark, counters) = {
@@ -234,6 +244,8 @@ enum FetchError {
     KeyList(#[from] KeyListError),
     #[error(transparent)]
     KeyListStays(#[from] KeyListStays),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     #[error("{0}")]
     Broken(&'static str),
 }
@@ -336,7 +348,6 @@ impl Shared {
             fresh_age_ms: now.micros_since(fresh) / 1000,
             utc: self.view.utc(now)?,
             mode: me.mode,
-            bound_ms: me.bound_ms,
         };
         Some(Signed::sign(&ack, &me.key))
     }
@@ -360,7 +371,6 @@ impl Shared {
             nonce: nonce.to_vec(),
             utc: self.view.utc(now).unwrap_or_else(|| self.config.clock.wall()),
             mode: me.mode,
-            bound_ms: me.bound_ms,
         };
         Some(BASE64_URL_SAFE_NO_PAD.encode(Signed::sign(&sign_in, &me.key).to_bytes()))
     }
@@ -509,7 +519,7 @@ impl Shared {
         Err(FetchError::Broken("feed did not come to an end of its tail"))
     }
 
-    async fn fetch_tail(&self, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
+    async fn fetch_tail(self: &Arc<Self>, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
         #[derive(serde::Deserialize)]
         struct Tail {
             messages: Vec<String>,
@@ -535,39 +545,64 @@ impl Shared {
         Ok(need)
     }
 
-    async fn fetch_key_list(&self) -> Result<Need, FetchError> {
+    async fn fetch_key_list(self: &Arc<Self>) -> Result<Need, FetchError> {
         #[derive(serde::Deserialize)]
         struct Keys {
             key_list: String,
         }
         let keys: Keys = serde_json::from_slice(&self.get("/v1/keys", &[], MAX_KEYS_BYTES).await?)?;
         let list = UnverifiedKeyList::from_bytes(&BASE64_URL_SAFE_NO_PAD.decode(keys.key_list)?)?;
-        // What the authority serves is believed for the anchors' signatures alone.
-        let list = self.config.anchors.accept(&list, self.view.tenant())?;
+        match self.believe(list)? {
+            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
+            need => Ok(need),
+        }
+    }
+
+    /// Takes a key list, fetched or pushed: for the anchors' signatures alone, whoever brought it (F8).
+    fn believe(self: &Arc<Self>, signed: UnverifiedKeyList) -> Result<Need, FetchError> {
+        let list = self.config.anchors.accept(&signed, self.view.tenant())?;
+        let version = list.payload().version;
+        let rises = version > self.view.key_list().payload().version;
         let now = self.config.clock.boot();
         let (result, alarms) = {
             let mut state = self.state();
             (state.accept_key_list(list, now), state.take_alarms())
         };
         self.report(&alarms);
-        match result? {
-            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
-            need => Ok(need),
+        let need = result?;
+        if let Some(path) = self.config.trust_path.clone().filter(|_| rises) {
+            let shared = Arc::clone(self);
+            // It counts already; the disk may take its time.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = crate::trust::keep(&path, &signed) {
+                    shared.note(&error.into());
+                    shared.report(&[Alarm::TrustFile { version }]);
+                }
+            });
         }
+        Ok(need)
     }
 
-    fn receive(&self, bytes: &[u8]) -> Result<Need, FeedError> {
+    fn receive(self: &Arc<Self>, bytes: &[u8]) -> Result<Need, FeedError> {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, alarms, moved) = {
+        let (result, announced, alarms, moved) = {
             let mut state = self.state();
             let before = state.watermark();
-            (state.receive(bytes, now, wall), state.take_alarms(), state.watermark() != before)
+            (state.receive(bytes, now, wall), state.take_announced(), state.take_alarms(), state.watermark() != before)
         };
         if moved {
             self.moved.notify_one();
         }
         self.report(&alarms);
-        result
+        let need = result?;
+        let Some(list) = announced else { return Ok(need) };
+        let list = UnverifiedKeyList::from_bytes(&list).map_err(KeyListError::Malformed)?;
+        match self.believe(list) {
+            Ok(after) => Ok(if after == Need::Nothing { need } else { after }),
+            Err(FetchError::KeyList(error)) => Err(error.into()),
+            // Overtaken, or an alarm by now.
+            Err(_) => Ok(need),
+        }
     }
 
     /// The clock is read inside: right before the request is sent (F11).

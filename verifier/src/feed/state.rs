@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::clock::{ClockMap, PauseWatch};
-use super::message::{Batch, EpochStart, FeedError, Heartbeat, Message, SignedMessage, genesis_hash};
+use super::message::{Batch, EpochStart, FeedError, Heartbeat, KeyListChange, Message, SignedMessage, genesis_hash};
 use crate::ids::{BootTime, Key, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
 use crate::receipt::Relied;
@@ -66,6 +66,11 @@ pub enum Alarm {
         /// The version.
         version: u64,
     },
+    /// `trust file`: an accepted key list could not be kept on disk. It counts here; a restart begins with the list before it.
+    TrustFile {
+        /// The version.
+        version: u64,
+    },
 }
 
 /// Counts since the start, for metrics.
@@ -112,6 +117,8 @@ pub struct FeedState {
     /// Heartbeats that wait for the tail, or for a key list.
     waiting: VecDeque<Beat>,
     wanted_list: Option<WantedList>,
+    /// A list that was pushed and that nobody has believed yet.
+    announced: Option<Vec<u8>>,
     clocks: ClockMap,
     watch: PauseWatch,
     nonces: VecDeque<(Nonce, BootTime)>,
@@ -165,6 +172,7 @@ impl FeedState {
             next: None,
             waiting: VecDeque::new(),
             wanted_list: None,
+            announced: None,
             clocks: ClockMap::default(),
             watch: PauseWatch::default(),
             nonces: VecDeque::new(),
@@ -279,6 +287,12 @@ impl FeedState {
         Ok(if settled == Need::Nothing { need } else { settled })
     }
 
+    /// The key list that a message pushed, once. Believe it as one that was fetched: for its anchors' signatures, by
+    /// [`Self::accept_key_list`] (F8). Whoever leaves it fetches the list when a heartbeat names it.
+    pub const fn take_announced(&mut self) -> Option<Vec<u8>> {
+        self.announced.take()
+    }
+
     fn take(&mut self, bytes: &[u8], now: BootTime) -> Result<Need, FeedError> {
         let signed = SignedMessage::from_bytes(bytes)?;
         let keys = self.view.key_list();
@@ -295,6 +309,11 @@ impl FeedState {
             Ok(Message::Batch(batch)) => Ok(self.batch(&batch, hash, now)),
             Ok(Message::Heartbeat(beat)) => Ok(self.heartbeat(&beat, *signed.claimed_key(), now)),
             Ok(Message::EpochStart(start)) => Ok(self.epoch_start(start, hash, now)),
+            Ok(Message::KeyListChange(change)) => {
+                // A feed key says only that there is something to look at: no freshness ends for it, and nothing is believed.
+                self.announced = self.is_news(&change).then_some(change.list);
+                Ok(Need::Nothing)
+            }
             Err(error) => {
                 if matches!(error, FeedError::Unreadable(_)) {
                     self.view.stick();
@@ -313,8 +332,16 @@ impl FeedState {
             Ok(Message::Heartbeat(h)) => {
                 self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice()))
             }
+            Ok(Message::KeyListChange(c)) => !self.is_news(&c),
             Ok(Message::EpochStart(_)) | Err(_) => false,
         }
+    }
+
+    /// True of a later version, or of another list under the version held: that is an alarm if the anchors signed it.
+    fn is_news(&self, change: &KeyListChange) -> bool {
+        let keys = self.view.key_list();
+        let held = keys.payload().version;
+        change.version > held || (change.version == held && change.hash != *keys.hash())
     }
 
     fn batch(&mut self, batch: &Batch, hash: [u8; 32], now: BootTime) -> Need {

@@ -4,6 +4,7 @@ use crate::feed::fixture;
 const HUMAN: HumanId = HumanId::from_bytes([4; 16]);
 const AGENT: AgentId = AgentId::from_bytes([5; 16]);
 const HELPER: AgentId = AgentId::from_bytes([6; 16]);
+const ROOT: Key = Key::from_bytes([8; 32]);
 const DELEGATION: DelegationId = DelegationId::from_bytes([7; 16]);
 
 fn view() -> View {
@@ -39,6 +40,7 @@ impl Token {
             lids: &self.lids,
             blocks: &self.blocks,
             holders: &self.holders,
+            root: &ROOT,
             human: self.human,
             agents: &self.agents,
             delegation: DELEGATION,
@@ -60,6 +62,7 @@ fn each_thing_in_a_lineage_can_be_taken_back_and_is_named() {
         (RevokedWhat::Lid, Item::Lid { lid: Lid::from_bytes([1; 16]), exp_secs }),
         (RevokedWhat::Block, Item::Block { block: BlockId::from_bytes([1; 16]), exp_secs }),
         (RevokedWhat::HolderKey, Item::HolderKey { key: Key::from_bytes([2; 32]) }),
+        (RevokedWhat::RootKey, Item::RootKey { key: ROOT }),
         (RevokedWhat::GlobalFloor, floor(FloorScope::Global, 1)),
         (RevokedWhat::TenantFloor, floor(FloorScope::Tenant, 1)),
         (RevokedWhat::HumanFloor, floor(FloorScope::Human(HUMAN), 1)),
@@ -83,6 +86,9 @@ fn each_thing_in_a_lineage_can_be_taken_back_and_is_named() {
         Item::Lid { lid: Lid::from_bytes(other), exp_secs },
         Item::Block { block: BlockId::from_bytes(other), exp_secs },
         Item::HolderKey { key: Key::from_bytes([9; 32]) },
+        // A root key is no holder key, nor the other way round.
+        Item::HolderKey { key: ROOT },
+        Item::RootKey { key: Key::from_bytes([2; 32]) },
         floor(FloorScope::Human(HumanId::from_bytes(other)), 1),
         floor(FloorScope::Agent(AgentId::from_bytes(other)), 1),
         floor(FloorScope::Delegation(DelegationId::from_bytes(other)), 1),
@@ -209,9 +215,9 @@ fn collection_keeps_floors_keys_and_what_may_still_be_presented() {
     );
     view.apply(2, &[(0, Item::Tid { tid: id(3), exp_secs: secs + 100 })]);
     view.collect(now);
-    assert_eq!(view.known(), Known { ids: 2, holder_keys: 1, floors: 1 });
+    assert_eq!(view.known(), Known { ids: 2, holder_keys: 1, floors: 1, ..Known::default() });
     view.collect(now.plus_micros(400_000_000));
-    assert_eq!(view.known(), Known { ids: 0, holder_keys: 1, floors: 1 });
+    assert_eq!(view.known(), Known { ids: 0, holder_keys: 1, floors: 1, ..Known::default() });
 }
 
 #[test]
@@ -258,4 +264,113 @@ fn key_lists_only_get_newer() {
     assert_eq!(view.replace_key_list(fixture::key_list(2, &[Key::from_bytes([1; 32])])), Err(KeyListStays::Differs { version: 2 }));
     assert_eq!(view.replace_key_list(fixture::key_list(3, &[])), Ok(()));
     assert_eq!(view.key_list().payload().version, 3);
+}
+
+mod freezes {
+    use super::*;
+    use crate::feed::message::Freeze;
+    use crate::ids::FreezeId;
+
+    fn freeze(id: u8, scope: FloorScope, from: u64, until: u64, version: u64) -> Freeze {
+        Freeze { id: FreezeId::from_bytes([id; 16]), scope, from: UtcMillis(from), until: UtcMillis(until), version }
+    }
+
+    fn knowing(freezes: &[Freeze]) -> View {
+        let view = view();
+        for f in freezes {
+            view.apply(1, &[(0, Item::Freeze(*f))]);
+        }
+        view
+    }
+
+    fn at(view: &View, token: &Token, ms: u64) -> (Option<u8>, u64) {
+        let frozen = view.frozen(&token.lineage(), UtcMillis(ms));
+        (frozen.by.map(|id| id.as_bytes()[0]), frozen.holds_until.0)
+    }
+
+    #[test]
+    fn each_scope_stops_its_own_and_nobody_else() {
+        let other = [9; 16];
+        for (mine, others) in [
+            (FloorScope::Global, None),
+            (FloorScope::Tenant, None),
+            (FloorScope::Human(HUMAN), Some(FloorScope::Human(HumanId::from_bytes(other)))),
+            (FloorScope::Agent(AGENT), Some(FloorScope::Agent(AgentId::from_bytes(other)))),
+            (FloorScope::Agent(HELPER), None),
+            (FloorScope::Delegation(DELEGATION), Some(FloorScope::Delegation(DelegationId::from_bytes(other)))),
+        ] {
+            let view = knowing(&[freeze(1, mine, 100, 200, 1)]);
+            assert_eq!(at(&view, &token(), 150), (Some(1), 200), "{mine:?}");
+            assert_eq!(view.lookup(&token().lineage()), Lookup::Live, "frozen is not revoked");
+            if let Some(scope) = others {
+                assert_eq!(at(&knowing(&[freeze(1, scope, 100, 200, 1)]), &token(), 150), (None, u64::MAX));
+            }
+        }
+        let mut hidden = token();
+        hidden.human = HumanRef::pairwise(HUMAN, &"payments".parse().unwrap());
+        assert_eq!(at(&knowing(&[freeze(1, FloorScope::Human(HUMAN), 100, 200, 1)]), &hidden, 150).0, Some(1));
+        hidden.human = HumanRef::pairwise(HUMAN, &"ledger".parse().unwrap());
+        assert_eq!(at(&knowing(&[freeze(1, FloorScope::Human(HUMAN), 100, 200, 1)]), &hidden, 150).0, None);
+    }
+
+    #[test]
+    fn a_window_is_from_its_first_moment_to_before_its_last_and_an_answer_says_how_long_it_holds() {
+        let view = knowing(&[freeze(1, FloorScope::Tenant, 100, 200, 1), freeze(2, FloorScope::Global, 300, 400, 1)]);
+        let answers = [(99, None, 100), (100, Some(1), 200), (199, Some(1), 200), (200, None, 300), (300, Some(2), 400), (400, None, u64::MAX)];
+        for (ms, by, until) in answers {
+            assert_eq!(at(&view, &token(), ms), (by, until), "{ms}");
+        }
+    }
+
+    #[test]
+    fn the_first_scope_names_and_then_the_lowest_id() {
+        let both = [freeze(3, FloorScope::Tenant, 0, 9, 1), freeze(2, FloorScope::Delegation(DELEGATION), 0, 9, 1), freeze(4, FloorScope::Tenant, 0, 9, 1)];
+        let mut turned = both;
+        turned.reverse();
+        for freezes in [both, turned] {
+            assert_eq!(at(&knowing(&freezes), &token(), 5).0, Some(3));
+        }
+    }
+
+    #[test]
+    fn the_highest_version_holds_in_any_order_and_an_empty_window_lifts() {
+        let (first, lifted, again) =
+            (freeze(1, FloorScope::Tenant, 0, 900, 1), freeze(1, FloorScope::Tenant, 0, 0, 2), freeze(1, FloorScope::Agent(AGENT), 500, 600, 3));
+        for (known, expected) in [
+            (vec![first], Some(1)),
+            (vec![first, lifted], None),
+            (vec![lifted, first], None),
+            (vec![again, lifted, first], Some(1)),
+            (vec![first, again, lifted], Some(1)),
+        ] {
+            assert_eq!(at(&knowing(&known), &token(), 550).0, expected, "{known:?}");
+        }
+        // Moved as a whole: the tenant is free again, before and after the agent's window.
+        assert_eq!(at(&knowing(&[first, again]), &token(), 100).0, None);
+    }
+
+    #[test]
+    fn of_two_under_one_version_the_longer_stop_wins_whatever_came_first() {
+        let lift = freeze(1, FloorScope::Tenant, u64::MAX, u64::MAX, 1);
+        let (short, long) = (freeze(1, FloorScope::Tenant, 0, 100, 1), freeze(1, FloorScope::Agent(HELPER), 0, 200, 1));
+        for pair in [[lift, short], [short, lift]] {
+            assert_eq!(at(&knowing(&pair), &token(), 50).0, Some(1));
+        }
+        for pair in [[long, short], [short, long]] {
+            assert_eq!(at(&knowing(&pair), &token(), 150).0, Some(1));
+        }
+    }
+
+    #[test]
+    fn what_a_view_says_of_root_keys_and_freezes_makes_the_same_view() {
+        let full = knowing(&[freeze(1, FloorScope::Human(HUMAN), 100, 200, 1), freeze(2, FloorScope::Tenant, 0, 0, 7)]);
+        full.apply(9, &[(0, Item::RootKey { key: ROOT })]);
+        assert_eq!((full.known().root_keys, full.known().freezes), (1, 2));
+        let copy = view();
+        for (seq, item) in full.root_keys_and_freezes() {
+            copy.apply(seq, &[(0, item)]);
+        }
+        assert!(copy.knows_the_same_as(&full));
+        assert_eq!(copy.lookup(&token().lineage()), Lookup::Revoked(RevokedBy { what: RevokedWhat::RootKey, seq: 9 }));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use procura_verifier::claims::Block0;
 use procura_verifier::decision::{Cause, lineage};
 use procura_verifier::denials::SignedDenials;
 use procura_verifier::ids::{Key, UtcMillis, VerifierId};
@@ -102,7 +103,18 @@ impl Receipts {
             }
             lookup = Lookup::Revoked(by);
         }
-        let derived = receipt.rederive(token, keys, lookup);
+        let (certain, possible) = if receipt.time.0 == 0 {
+            // Without any authority time nobody can say what a window holds.
+            (None, Vec::new())
+        } else {
+            taken.frozen(&lineage, &receipt.audience, receipt.time, (upto, recorded.0))
+        };
+        let frozen = match receipt.verdict {
+            Err(Cause::Frozen { id }) if possible.contains(&id) => Some(id),
+            Err(Cause::Frozen { id }) => return Err(format!("denies as frozen by {id}, which the feed does not bear out at {}", receipt.time)),
+            _ => certain,
+        };
+        let derived = receipt.rederive(token, keys, lookup, frozen);
         let fits = match (derived, receipt.verdict) {
             (Ok(()), Ok(())) => {
                 if lookup == Lookup::Behind {
@@ -125,9 +137,12 @@ impl Receipts {
 
     fn allow(&mut self, receipt: &Receipt, token: &VerifiedToken, taken: &Taken, recorded: UtcMillis) -> Result<(), String> {
         let relied = receipt.relied.ok_or("allows without having known anything of revocations")?;
-        // Law 7: no tool makes a token's bound longer.
-        if receipt.bound_ms > token.block0().freshness_ms {
-            return Err(format!("allows under a bound of {} ms, expected at most the token's {} ms", receipt.bound_ms, token.block0().freshness_ms));
+        // Law 7: no tool makes a token's bound longer, and none forgives all age where block 0 does not name that.
+        let most = token.block0().freshness_ms;
+        match receipt.mode.bound_ms() {
+            Some(ms) if ms > most => return Err(format!("allows under a bound of {ms} ms, expected at most the token's {most} ms")),
+            None if most != Block0::BEST_EFFORT_MS => return Err(format!("allows by best effort, expected a bound of at most the token's {most} ms")),
+            _ => {}
         }
         // Authority time may run up to 2 s ahead of a heartbeat before it is doubted (law 7). It never falls, and 0 is none at all.
         if receipt.time.plus(CLOCK_SLACK_MS) < relied.utc || receipt.time > recorded.plus(CLOCK_SLACK_MS) {
@@ -137,8 +152,10 @@ impl Receipts {
         if let Some(next) = taken.issued(relied.seq.saturating_add(1)).filter(|next| relied.utc > next.plus(CLOCK_SLACK_MS)) {
             return Err(format!("allows on a heartbeat of {} with head {}, but the feed went on at {next}", relied.utc, relied.seq));
         }
-        if receipt.time > relied.utc.plus(u64::from(receipt.bound_ms)).plus(CLOCK_SLACK_MS) {
-            return Err(format!("allows at {} on knowledge of {}, with a bound of {} ms", receipt.time, relied.utc, receipt.bound_ms));
+        if let Some(ms) = receipt.mode.bound_ms()
+            && receipt.time > relied.utc.plus(u64::from(ms)).plus(CLOCK_SLACK_MS)
+        {
+            return Err(format!("allows at {} on knowledge of {}, with a bound of {ms} ms", receipt.time, relied.utc));
         }
         let Some(proof) = &receipt.proof else { return Ok(()) };
         if proof.time.0.abs_diff(receipt.time.0) > WINDOW_MS || !proof.nonce.starts_with(&receipt.challenge) {

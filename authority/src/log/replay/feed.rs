@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use procura_verifier::claims::{Audience, HumanRef};
-use procura_verifier::feed::message::{FloorScope, Item, Message, SignedMessage, genesis_hash};
-use procura_verifier::ids::{BlockId, Key, Lid, Tid, UtcMillis};
+use procura_verifier::feed::message::{FloorScope, Freeze, Item, Message, SignedMessage, genesis_hash};
+use procura_verifier::ids::{BlockId, FreezeId, Key, Lid, Tid, UtcMillis};
 use procura_verifier::revocation::{Lineage, Lookup, RevokedBy, RevokedWhat};
 use procura_verifier::wire::Canonical as _;
 
@@ -27,6 +27,9 @@ pub(super) struct Taken {
     lids: HashMap<Lid, u64>,
     blocks: HashMap<BlockId, u64>,
     holders: HashMap<Key, u64>,
+    roots: HashMap<Key, u64>,
+    /// Each version of each freeze with its number.
+    freezes: HashMap<FreezeId, Vec<(u64, Freeze)>>,
     /// Number and floor, both rising.
     floors: HashMap<FloorScope, Vec<(u64, u64)>>,
 }
@@ -80,6 +83,8 @@ impl Taken {
             Item::Lid { lid, .. } => _ = self.lids.entry(*lid).or_insert(seq),
             Item::Block { block, .. } => _ = self.blocks.entry(*block).or_insert(seq),
             Item::HolderKey { key } => _ = self.holders.entry(*key).or_insert(seq),
+            Item::RootKey { key } => _ = self.roots.entry(*key).or_insert(seq),
+            Item::Freeze(freeze) => self.freezes.entry(freeze.id).or_default().push((seq, *freeze)),
             Item::Floor { scope, generation } => self.floors.entry(*scope).or_default().push((seq, *generation)),
             Item::Unknown { .. } => {}
         }
@@ -128,6 +133,35 @@ impl Taken {
         self.first(lineage, audience, by.what, by.seq).0.is_some()
     }
 
+    /// The freezes that stopped a lineage at a moment, for whoever knew the feed up to `upto` and may have heard of more, but of
+    /// nothing that was logged after `leaf`: one that it cannot have missed, and all that it can have seen.
+    pub(super) fn frozen(&self, lineage: &Lineage<'_>, audience: &Audience, utc: UtcMillis, (upto, leaf): (u64, u64)) -> (Option<FreezeId>, Vec<FreezeId>) {
+        let stops = |f: &Freeze| {
+            f.holds_at(utc)
+                && match f.scope {
+                    FloorScope::Global | FloorScope::Tenant => true,
+                    FloorScope::Human(id) => lineage.human == HumanRef::Id(id) || lineage.human == HumanRef::pairwise(id, audience.service()),
+                    FloorScope::Agent(id) => lineage.agents.iter().any(|(agent, _)| *agent == id),
+                    FloorScope::Delegation(id) => lineage.delegation == id,
+                }
+        };
+        let (mut certain, mut possible) = (None, Vec::new());
+        for (id, versions) in &self.freezes {
+            let join = |held: Option<Freeze>, next: Freeze| Some(held.filter(|h| !next.supersedes(h)).unwrap_or(next));
+            let held = versions.iter().filter(|(seq, _)| *seq <= upto).fold(None, |held, (_, f)| join(held, *f));
+            let newer = |f: &Freeze| held.is_none_or(|h| f.supersedes(&h));
+            let heard = versions.iter().filter(|(seq, f)| *seq > upto && self.is_logged_before(*seq, leaf) && newer(f)).map(|(_, f)| *f);
+            let may_hold: Vec<_> = held.into_iter().chain(heard).map(|f| stops(&f)).collect();
+            if may_hold.contains(&true) {
+                possible.push(*id);
+            }
+            if held.is_some() && !may_hold.contains(&false) {
+                certain = Some(*id);
+            }
+        }
+        (certain, possible)
+    }
+
     /// The first number up to `upto` at which something of this kind takes the lineage back, and whether the lineage is above a floor.
     fn first(&self, lineage: &Lineage<'_>, audience: &Audience, what: RevokedWhat, upto: u64) -> (Option<u64>, bool) {
         let known = |seq: Option<&u64>| seq.copied().filter(|s| *s <= upto);
@@ -140,6 +174,7 @@ impl Taken {
             RevokedWhat::Lid => ids(lineage.lids.iter().find_map(|l| known(self.lids.get(l)))),
             RevokedWhat::Block => ids(lineage.blocks.iter().find_map(|b| known(self.blocks.get(b)))),
             RevokedWhat::HolderKey => ids(lineage.holders.iter().find_map(|k| known(self.holders.get(k)))),
+            RevokedWhat::RootKey => ids(known(self.roots.get(lineage.root))),
             RevokedWhat::GlobalFloor => self.floor(FloorScope::Global, g.global, upto),
             RevokedWhat::TenantFloor => self.floor(FloorScope::Tenant, g.tenant, upto),
             RevokedWhat::HumanFloor => match lineage.human {

@@ -1,3 +1,4 @@
+use procura_verifier::decision::Mode;
 use procura_verifier::feed::ack::{Ack, Signed};
 use procura_verifier::wire::Canonical as _;
 
@@ -23,10 +24,10 @@ async fn enrolled(app: &App, n: u8) -> Vec<VerifierId> {
 }
 
 /// What the verifier with that key says of the head of this moment.
-async fn ack(app: &App, verifier: VerifierId, by: u8, number: u64, mode: Mode, bound_ms: u32) {
+async fn ack(app: &App, verifier: VerifierId, by: u8, number: u64, mode: Mode) {
     let head = app.ctx.feed.head();
     let (epoch, seq, hash, utc) = (head.epoch, head.seq, head.hash, app.ctx.now());
-    let said = Ack { tenant: tenant(), verifier, run: [by; 16], number, epoch, seq, hash, fresh_age_ms: 10, utc, mode, bound_ms };
+    let said = Ack { tenant: tenant(), verifier, run: [by; 16], number, epoch, seq, hash, fresh_age_ms: 10, utc, mode };
     acknowledge(&app.ctx, &Signed::sign(&said, &signing(by)).to_bytes()).await.unwrap();
 }
 
@@ -47,16 +48,16 @@ async fn everyone_is_named_as_confirmed_fenced_or_not_covered() {
     let app = app().await;
     let (alice, _, grant) = app.granted().await;
     let ids = enrolled(&app, 5).await;
-    ack(&app, ids[0], 101, 1, Mode::Strict, 150).await;
-    ack(&app, ids[1], 102, 1, Mode::Strict, 150).await;
-    ack(&app, ids[2], 103, 1, Mode::Bounded, 60_000).await;
-    ack(&app, ids[3], 104, 1, Mode::BestEffort, 150).await;
+    ack(&app, ids[0], 101, 1, Mode::Strict { ms: 150 }).await;
+    ack(&app, ids[1], 102, 1, Mode::Strict { ms: 150 }).await;
+    ack(&app, ids[2], 103, 1, Mode::Bounded { ms: 60_000 }).await;
+    ack(&app, ids[3], 104, 1, Mode::BestEffort).await;
     let stranger = app.ctx.watch.admit_anonymous().unwrap();
     let asked = revoke_and_wait(&app.ctx, &alice, Target::Delegation(grant), Some("drill".into()), None, Duration::from_millis(500));
     let confirms = async {
         committed(&app, 1).await;
         app.clock.advance_ms(7);
-        ack(&app, ids[0], 101, 2, Mode::Strict, 150).await;
+        ack(&app, ids[0], 101, 2, Mode::Strict { ms: 150 }).await;
         // One step at a time: nobody is fenced before its bound has run out.
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,13 +89,13 @@ async fn with_everyone_confirmed_the_answer_comes_at_once_and_without_anyone_too
     assert_eq!((nobody.counts(), nobody.is_whole(), nobody.waited_ms), ((0, 0, 0), true, 0));
     let ids = enrolled(&app, 2).await;
     for (n, id) in (101..).zip(&ids) {
-        ack(&app, *id, n, 1, Mode::Strict, 150).await;
+        ack(&app, *id, n, 1, Mode::Strict { ms: 150 }).await;
     }
     let confirms = async {
         committed(&app, 2).await;
         app.clock.advance_ms(3);
         for (n, id) in (101..).zip(&ids) {
-            ack(&app, *id, n, 2, Mode::Strict, 150).await;
+            ack(&app, *id, n, 2, Mode::Strict { ms: 150 }).await;
         }
     };
     let ((_, coverage), ()) = tokio::join!(wait(Target::Delegation(grant)), confirms);
@@ -104,7 +105,7 @@ async fn with_everyone_confirmed_the_answer_comes_at_once_and_without_anyone_too
     retire_verifier(&app.ctx, &Principal::LocalOperator, ids[1], "gone".into()).await.unwrap();
     let confirms = async {
         committed(&app, 3).await;
-        ack(&app, ids[0], 101, 3, Mode::Strict, 150).await;
+        ack(&app, ids[0], 101, 3, Mode::Strict { ms: 150 }).await;
     };
     let ((_, coverage), ()) = tokio::join!(wait(Target::Delegation(grant)), confirms);
     assert_eq!(coverage.unwrap().counts(), (1, 0, 0));

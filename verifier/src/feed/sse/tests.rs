@@ -219,7 +219,7 @@ async fn a_stream_brings_revocations_and_freshness() {
 
 fn enrolment() -> Enrolment {
     let key = crate::token::tests::key(20);
-    Enrolment { verifier: VerifierId::from_bytes([6; 16]), audience: "payments/1".parse().unwrap(), run: [8; 16], key, mode: Mode::Strict, bound_ms: 150 }
+    Enrolment { verifier: VerifierId::from_bytes([6; 16]), audience: "payments/1".parse().unwrap(), run: [8; 16], key, mode: Mode::Strict { ms: 150 } }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,6 +372,59 @@ async fn a_newer_key_list_is_fetched_and_only_anchors_make_one() {
     let imposter = client_with(&address, |c| c.anchors = Anchors::new(vec![crate::ids::Key::from_bytes([1; 32])], 1).unwrap());
     until("the refusal", || imposter.status().last_error.is_some_and(|e| e.contains("anchor signatures"))).await;
     assert_eq!((imposter.view().key_list().payload().version, imposter.view().fresh_as_of()), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pushed_key_list_is_taken_for_its_anchors_and_kept_in_the_trust_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trust.json");
+    let authority = Authority::new(1);
+    let (address, _server) = authority.serve("127.0.0.1:0").await;
+    let trust = |path: &std::path::Path| crate::trust::TrustFile::from_json(&std::fs::read(path).unwrap()).unwrap();
+    let file = crate::trust::TrustFile {
+        anchors: fixture::anchors(),
+        authority: format!("http://{address}"),
+        tenant: fixture::tenant(),
+        key_list: fixture::signed_key_list(1, &[]),
+    };
+    std::fs::write(&path, file.to_json()).unwrap();
+    let (unkept, heard) = (Arc::new(AtomicU64::new(0)), folder.path().join("none.json"));
+    let (client, homeless) = {
+        let unkept = Arc::clone(&unkept);
+        let homeless = client_with(&address, |c| {
+            c.trust_path = Some(heard);
+            c.on_alarm = Box::new(move |alarm| {
+                if let Alarm::TrustFile { version } = alarm {
+                    unkept.store(*version, Ordering::SeqCst);
+                }
+            });
+        });
+        (client_with(&address, |c| c.trust_path = Some(path.clone())), homeless)
+    };
+    until("streams", || client.status().streams == 1 && homeless.status().streams == 1).await;
+
+    // Served and named by heartbeats is version 1 throughout: the push alone brings another.
+    let push = |list: &UnverifiedKeyList, version| {
+        let change = crate::feed::message::KeyListChange {
+            tenant: fixture::tenant(),
+            version,
+            hash: crate::key_list::hash(list),
+            list: list.to_bytes(),
+            issued: fixture::UTC,
+        };
+        let _ = authority.live.send(text(&SignedMessage::sign(&Message::KeyListChange(change), &fixture::feed_key())));
+    };
+    let payload = fixture::key_list(1, &[]).payload().clone();
+    let stranger = UnverifiedKeyList::sign(&crate::key_list::KeyListPayload { version: 9, ..payload }, &[&fixture::feed_key()]);
+    push(&stranger, 9);
+    until("the refusal", || client.status().last_error.is_some_and(|e| e.contains("anchor signatures"))).await;
+    assert_eq!((client.view().key_list().payload().version, trust(&path).keys().unwrap().payload().version), (1, 1));
+
+    push(&fixture::signed_key_list(2, &[]), 2);
+    until("the list", || client.view().key_list().payload().version == 2).await;
+    until("the file", || trust(&path).keys().unwrap().payload().version == 2).await;
+    until("the alarm", || unkept.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(homeless.view().key_list().payload().version, 2, "it counts, kept or not");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
