@@ -233,6 +233,19 @@ mod tests {
         assert!(bytes.len() < 256 && stream.to_bytes().len() < 256, "{} {}", bytes.len(), stream.to_bytes().len());
     }
 
+    /// Written by hand from the specification.
+    #[test]
+    fn statements_are_these_bytes() {
+        let utc = "1b000001ba60d33800";
+        let ack_hex = format!("8b0164{}50{}50{}0301045820{}06{utc}1901f4", hex::encode("acme"), "01".repeat(16), "02".repeat(16), "05".repeat(32));
+        assert_eq!(hex::encode(ack().to_bytes()), ack_hex);
+        let best_effort = Ack { mode: Mode::BestEffort, ..ack() };
+        assert_eq!(hex::encode(best_effort.to_bytes()), format!("{}f6", ack_hex.trim_end_matches("1901f4")));
+        let head = format!("880164{}50{}50{}", hex::encode("acme"), "01".repeat(16), "02".repeat(16));
+        let sign_in_hex = format!("{head}6a{}5820{}{utc}1896", hex::encode("payments/1"), "07".repeat(32));
+        assert_eq!(hex::encode(sign_in().to_bytes()), sign_in_hex);
+    }
+
     #[test]
     fn what_is_not_in_the_documented_form_is_refused() {
         for wrong in [Ack { number: 0, ..ack() }, Ack { epoch: 0, ..ack() }] {

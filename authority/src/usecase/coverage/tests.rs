@@ -134,3 +134,51 @@ async fn an_answer_about_many_takes_several_leaves_that_replay() {
     assert_eq!(parts, [(0, 2, 64), (1, 2, 36)]);
     replays(&app).await;
 }
+
+/// A leaf of somebody who holds the event key and says what was not so.
+#[tokio::test]
+async fn an_answer_that_claims_more_than_was_said_is_found_by_replay() {
+    type Lie = (&'static str, fn(&mut event::Coverage));
+    let lies: [Lie; 8] = [
+        ("counts", |e| e.confirmed += 1),
+        ("not its feed message", |e| e.revocation = 0),
+        ("not its feed message", |e| e.seq += 1),
+        ("does not follow", |e| e.part = 1),
+        ("not enrolled", |e| e.verifiers[0].verifier = VerifierId::from_bytes([1; 16])),
+        ("its bound is", |e| e.verifiers[0].standing = Standing::Fenced { bound_ms: e.waited_ms + 1 }),
+        ("not signed by", |e| e.verifiers[0].standing = e.verifiers[1].standing.clone()),
+        ("its own word", |e| {
+            // What the verifier has really signed before it heard.
+            let Standing::Confirmed { ack, .. } = &mut e.verifiers[0].standing else { panic!("not confirmed") };
+            let said = Signed::<Ack>::from_bytes(&ack.0).unwrap().claimed().unwrap();
+            let old = Ack { seq: 0, hash: procura_verifier::feed::genesis_hash(&said.tenant, 1), number: 1, ..said };
+            *ack = Encoded(Signed::sign(&old, &signing(101)).to_bytes());
+        }),
+    ];
+    for (sentence, lie) in lies {
+        let app = app().await;
+        let (alice, _, grant) = app.granted().await;
+        let ids = enrolled(&app, 2).await;
+        for (n, id) in (101..).zip(&ids) {
+            ack(&app, *id, n, 1, Mode::Strict { ms: 150 }).await;
+        }
+        let confirms = async {
+            committed(&app, 1).await;
+            for (n, id) in (101..).zip(&ids) {
+                ack(&app, *id, n, 2, Mode::Strict { ms: 150 }).await;
+            }
+        };
+        let wait = revoke_and_wait(&app.ctx, &alice, Target::Delegation(grant), Some("x".into()), None, Duration::from_secs(15));
+        let (done, ()) = tokio::join!(wait, confirms);
+        assert_eq!(done.unwrap().1.unwrap().counts(), (2, 0, 0));
+        let Some(Event::Coverage(honest)) = app.events().await.pop() else { panic!("no answer") };
+        replays(&app).await;
+        let mut event = honest;
+        lie(&mut event);
+        let leaf = app.ctx.signer.leaf(&event.into(), &app.ctx.tenant, app.ctx.now()).unwrap().into_bytes();
+        app.ctx.writer.submit(Change { leaves: vec![leaf], ..Change::default() }).await.unwrap();
+        let bytes = export(&app.ctx, &app.key_list, &app.ctx.writer.checkpoint()).await.unwrap();
+        let found = replay(&Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap()).unwrap_err();
+        assert!(found.to_string().contains(sentence), "{found}: expected {sentence}");
+    }
+}
