@@ -252,6 +252,29 @@ events! {
         /// Who enrolled it.
         by: Actor,
     }
+    /// A verifier's signed receipt of one decision.
+    Receipt = "receipt" {
+        /// The receipt as the verifier signed it.
+        receipt: Encoded,
+        /// The verifier.
+        verifier: VerifierId,
+    }
+    /// How often a verifier denied, in one minute and per cause, before signatures and proof were verified.
+    Denials = "denials" {
+        /// The counts as the verifier signed them.
+        denials: Encoded,
+        /// The verifier.
+        verifier: VerifierId,
+    }
+    /// The feed began to count anew.
+    EpochStart = "epoch_start" {
+        /// The new epoch.
+        epoch: u64,
+        /// The last epoch that this authority knows, its last seq and the hash of the message there.
+        previous: Option<FeedHead>,
+        /// Who asked.
+        by: Actor,
+    }
     /// A verifier was retired: nothing that it signs is taken from here on.
     VerifierRetired = "verifier_retired" {
         /// Which verifier.
@@ -316,29 +339,6 @@ events! {
         anonymous: u64,
         /// Milliseconds from the commit to the last confirmation; none if nobody confirmed.
         slowest_ms: Option<u64>,
-        /// Who asked.
-        by: Actor,
-    }
-    /// A verifier's signed receipt of one decision.
-    Receipt = "receipt" {
-        /// The receipt as the verifier signed it.
-        receipt: Encoded,
-        /// The verifier.
-        verifier: VerifierId,
-    }
-    /// How often a verifier denied, in one minute and per cause, before signatures and proof were verified.
-    Denials = "denials" {
-        /// The counts as the verifier signed them.
-        denials: Encoded,
-        /// The verifier.
-        verifier: VerifierId,
-    }
-    /// The feed began to count anew.
-    EpochStart = "epoch_start" {
-        /// The new epoch.
-        epoch: u64,
-        /// The last epoch that this authority knows, its last seq and the hash of the message there.
-        previous: Option<FeedHead>,
         /// Who asked.
         by: Actor,
     }

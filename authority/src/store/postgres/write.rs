@@ -202,16 +202,19 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
     }
     if !needs.verifiers.is_empty() {
         let wanted = all(needs.verifiers.iter().map(VerifierId::as_bytes));
-        for id in ids(c, "SELECT id FROM verifier WHERE tenant = $1 AND id = ANY($2) AND retired_ms IS NULL", t, wanted).await? {
+        // Not `IS NULL`: the planner would walk the index of all that are in force.
+        for id in ids(c, "SELECT id FROM verifier WHERE tenant = $1 AND id = ANY($2) AND coalesce(retired_ms, 0) = 0", t, wanted).await? {
             f.verifiers.insert(VerifierId::from_bytes(fixed(&id, "verifier", "id")?));
         }
     }
     if !needs.audiences.is_empty() {
-        let found: Vec<String> = sqlx::query_scalar("SELECT audience FROM verifier WHERE tenant = $1 AND audience = ANY($2) AND retired_ms IS NULL")
-            .bind(t)
-            .bind(needs.audiences.iter().map(Audience::as_str).collect::<Vec<_>>())
-            .fetch_all(&mut *c)
-            .await?;
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT v.* FROM unnest($2::text[]) w(audience) CROSS JOIN LATERAL (SELECT audience FROM verifier WHERE tenant = $1 AND audience = w.audience AND retired_ms IS NULL OFFSET 0) v",
+        )
+        .bind(t)
+        .bind(needs.audiences.iter().map(Audience::as_str).collect::<Vec<_>>())
+        .fetch_all(&mut *c)
+        .await?;
         f.audiences.extend(needs.audiences.iter().filter(|a| found.iter().any(|f| f == a.as_str())).cloned());
     }
     if !needs.receipts.is_empty() {
