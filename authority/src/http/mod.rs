@@ -4,11 +4,13 @@ mod agents;
 mod auth;
 mod body;
 mod delegations;
+mod drills;
 mod error;
 mod feed;
 mod health;
 mod keys;
 mod log;
+mod metrics;
 mod revocations;
 mod snapshot;
 mod tokens;
@@ -94,7 +96,11 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/delegations", get(delegations::list).post(delegations::create))
         .route("/v1/token", post(tokens::mint))
         .route("/v1/revocations", post(revocations::create))
-        .route("/v1/verifiers", post(verifiers::enrol))
+        .route("/v1/verifiers", get(verifiers::list).post(verifiers::enrol))
+        .route("/v1/verifiers/retire", post(verifiers::retire))
+        .route("/v1/drills", post(drills::create))
+        .route("/v1/feed/acks", post(feed::acks))
+        .route("/metrics", get(metrics::page))
         .route("/v1/feed/tail", get(feed::tail))
         .route("/v1/feed/head", get(feed::head))
         .route("/v1/feed/snapshot", get(snapshot::manifest))

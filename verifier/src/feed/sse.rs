@@ -8,19 +8,22 @@ mod resync;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::ack::{Ack, SignIn, Signed};
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
-use crate::ids::{BootTime, Clock};
+use crate::claims::Audience;
+use crate::decision::Mode;
+use crate::ids::{BootTime, Clock, VerifierId};
 use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
 use crate::revocation::{KeyListStays, RevocationView as _, View};
 use crate::trust::KeepError;
@@ -48,8 +51,8 @@ pub struct FeedConfig {
     /// Redis beside the stream, as [`RedisConfig::open`](super::redis::RedisConfig::open) gives it; none by default.
     #[cfg(feature = "redis")]
     pub redis: Option<super::redis::RedisServer>,
-    /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
-    pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// Who signs in to streams and acknowledges. Nobody: one of few strangers, whom no kill waits for.
+    pub enrolment: Option<Enrolment>,
     /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
     pub trust_path: Option<PathBuf>,
     /// Where the feed is kept over restarts, and for handing back what an authority lost; one verifier's alone. None: every start is cold.
@@ -73,7 +76,7 @@ impl FeedConfig {
             stream: StreamUse::Held,
             #[cfg(feature = "redis")]
             redis: None,
-            sign_in: None,
+            enrolment: None,
             trust_path: None,
             folder: None,
             on_alarm: Box::new(|_| {}),
@@ -89,6 +92,27 @@ pub enum StreamUse {
     /// None: for a verifier that cannot hold one. It lives of Redis, with a pull every [`FeedConfig::reopen_every`] to map the authority's
     /// clock; without Redis too, of pulls alone, one in half a bound.
     None,
+}
+
+/// An enrolled verifier, as the authority knows it.
+pub struct Enrolment {
+    /// Its id.
+    pub verifier: VerifierId,
+    /// The service and instance it was enrolled for.
+    pub audience: Audience,
+    /// Drawn at random when the process starts; the same as in its receipts.
+    pub run: [u8; 16],
+    /// Its key.
+    pub key: ed25519_dalek::SigningKey,
+    /// The weakest mode in force there: after its bound of silence it is presumed to deny.
+    pub mode: Mode,
+}
+
+// No derive: it holds a private key.
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolment({})", self.verifier)
+    }
 }
 
 /// An HTTP client with what the feed wants: TCP_NODELAY, connections within 1 s, no redirects.
@@ -110,6 +134,8 @@ pub struct FeedStatus {
     /// The path over Redis.
     #[cfg(feature = "redis")]
     pub redis: super::redis::RedisStatus,
+    /// Acknowledgements that the authority has taken.
+    pub acks: u64,
     /// Counts of the state machine.
     pub counters: FeedCounters,
     /// What last went wrong, as one sentence without secrets.
@@ -134,6 +160,9 @@ pub(super) struct Shared {
     streams: AtomicUsize,
     #[cfg(feature = "redis")]
     pub(super) redis: super::redis::Counts,
+    /// The watermark moved: there is something to acknowledge.
+    moved: Notify,
+    acks: AtomicU64,
     last_error: Mutex<Option<String>>,
     disk: Option<Arc<resync::Disk>>,
     /// False until the folder is loaded.
@@ -173,6 +202,8 @@ impl FeedClient {
             streams: AtomicUsize::new(0),
             #[cfg(feature = "redis")]
             redis: super::redis::Counts::default(),
+            moved: Notify::new(),
+            acks: AtomicU64::new(0),
             last_error: Mutex::new(refused),
         });
         if shared.config.folder.is_some() && disk.is_none() {
@@ -189,6 +220,9 @@ impl FeedClient {
         if let Some(disk) = disk {
             shared.state().keep();
             tasks.push(tokio::spawn(resync::keep_folder(Arc::clone(&shared), disk)));
+        }
+        if shared.config.enrolment.is_some() {
+            tasks.push(tokio::spawn(keep_acknowledging(Arc::clone(&shared))));
         }
         Self { shared, tasks }
     }
@@ -223,6 +257,7 @@ impl FeedClient {
             watermark,
             counters,
             streams: self.shared.streams.load(Ordering::Relaxed),
+            acks: self.shared.acks.load(Ordering::Relaxed),
             pulls: lock(&self.shared.pulls).begun,
             #[cfg(feature = "redis")]
             redis: self.shared.redis.status(),
@@ -335,6 +370,29 @@ async fn watch_over(shared: Arc<Shared>) {
     }
 }
 
+/// Acknowledges as soon as the watermark has moved, and once a second. One at a time: what moves meanwhile goes with the next.
+async fn keep_acknowledging(shared: Arc<Shared>) {
+    let (mut number, mut failures) = (0, 0);
+    loop {
+        let _ = timeout(ACK_EVERY, shared.moved.notified()).await;
+        let Some(ack) = shared.acknowledgement(number + 1) else { continue };
+        number += 1;
+        match shared.acknowledge(&ack).await {
+            Ok(()) => {
+                failures = 0;
+                shared.acks.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                failures += 1;
+                shared.note(&error);
+                sleep(shared.backoff(failures)).await;
+                // What it would have said is still to be said.
+                shared.moved.notify_one();
+            }
+        }
+    }
+}
+
 impl Shared {
     /// True while beats are to be expected without being asked for.
     fn is_listening(&self) -> bool {
@@ -348,6 +406,50 @@ impl Shared {
     /// Where no stream brings answers to nonces, the clocks are mapped by pulls (F11).
     fn is_mapping_due(&self, now: BootTime) -> bool {
         lock(&self.pulls).newest.as_ref().is_none_or(|(started, _)| now.micros_since(*started) > micros(self.config.reopen_every))
+    }
+
+    /// What can be said now; nothing before the first answer of the authority.
+    fn acknowledgement(&self, number: u64) -> Option<Signed<Ack>> {
+        let me = self.config.enrolment.as_ref()?;
+        // The watermark first: what it says is applied, whatever comes in between.
+        let (epoch, seq, hash) = self.state().watermark();
+        let (now, fresh) = (self.config.clock.boot(), self.view.fresh_as_of()?);
+        let ack = Ack {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            number,
+            epoch,
+            seq,
+            hash,
+            fresh_age_ms: now.micros_since(fresh) / 1000,
+            utc: self.view.utc(now)?,
+            mode: me.mode,
+        };
+        Some(Signed::sign(&ack, &me.key))
+    }
+
+    async fn acknowledge(&self, ack: &Signed<Ack>) -> Result<(), FetchError> {
+        let body = serde_json::json!({ "ack": BASE64_URL_SAFE_NO_PAD.encode(ack.to_bytes()) });
+        let request = self.config.http.post(format!("{}/v1/feed/acks", self.base)).header("content-type", "application/json").body(body.to_string());
+        request.timeout(ACK_WAIT).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// The header of a stream request.
+    fn sign_in(&self, nonce: &Nonce) -> Option<String> {
+        let me = self.config.enrolment.as_ref()?;
+        let now = self.config.clock.boot();
+        let sign_in = SignIn {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            audience: me.audience.clone(),
+            nonce: nonce.to_vec(),
+            utc: self.view.utc(now).unwrap_or_else(|| self.config.clock.wall()),
+            mode: me.mode,
+        };
+        Some(BASE64_URL_SAFE_NO_PAD.encode(Signed::sign(&sign_in, &me.key).to_bytes()))
     }
 
     /// The pull that whoever asks now may wait for.
@@ -405,7 +507,11 @@ impl Shared {
 
     async fn read_stream(self: &Arc<Self>, ready: oneshot::Sender<()>) -> Result<(), FetchError> {
         let nonce = self.ask();
-        let mut response = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream").send().await?.error_for_status()?;
+        let mut request = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream");
+        if let Some(sign_in) = self.sign_in(&nonce) {
+            request = request.header("procura-verifier", sign_in);
+        }
+        let mut response = request.send().await?.error_for_status()?;
         let is_events = response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
         if !is_events {
             return Err(FetchError::Broken("expected content type `text/event-stream`"));
@@ -568,14 +674,19 @@ impl Shared {
     /// Also whether anything moved: the watermark, or freshness.
     pub(super) fn receive_and_tell(self: &Arc<Self>, bytes: &[u8]) -> (Result<Need, FeedError>, bool) {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, moved, announced, alarms, kept) = {
+        let (result, (forward, moved), announced, alarms, kept) = {
             let mut state = self.state();
             let before = (state.watermark(), state.counters().published);
             let result = state.receive(bytes, now, wall);
-            (result, before != (state.watermark(), state.counters().published), state.take_announced(), state.take_alarms(), state.take_kept())
+            let forward = before.0 != state.watermark();
+            let moved = forward || before.1 != state.counters().published;
+            (result, (forward, moved), state.take_announced(), state.take_alarms(), state.take_kept())
         };
         if let Some(disk) = &self.disk {
             disk.push(kept);
+        }
+        if forward {
+            self.moved.notify_one();
         }
         self.report(&alarms);
         (result.and_then(|need| announced.map_or(Ok(need), |list| self.hear_list(need, &list))), moved)
@@ -599,11 +710,7 @@ impl Shared {
     }
 
     fn request(&self, path: &str, query: &[(&str, String)]) -> reqwest::RequestBuilder {
-        let mut request = self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query);
-        if let Some(sign_in) = &self.config.sign_in {
-            request = request.header("procura-verifier", sign_in());
-        }
-        request
+        self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query)
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
@@ -705,6 +812,8 @@ const PULL_GAP_US: u64 = 50_000;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_WAIT: Duration = Duration::from_secs(2);
+const ACK_EVERY: Duration = Duration::from_secs(1);
+const ACK_WAIT: Duration = Duration::from_millis(500);
 const STEADY_US: u64 = 1_000_000;
 const FOLLOW_GAP: Duration = Duration::from_millis(50);
 const BACKOFF_MS: u64 = 50;
