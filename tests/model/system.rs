@@ -107,6 +107,8 @@ struct Replica {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Beating {
+    /// When the question arrived, by this replica's clock.
+    arrived: Time,
     t: Option<Time>,
     head: Option<History>,
     nonce: Option<(u8, Time)>,
@@ -126,7 +128,9 @@ pub enum Step {
     /// The standby receives one more message.
     Replicate,
     /// The standby becomes the primary; with a new epoch, or nobody noticed that anything was lost.
-    Promote { new_epoch: bool },
+    Promote {
+        new_epoch: bool,
+    },
     Reconnect(u8),
     /// A verifier with an alarm hands back what the authority lost: taken in again under a new epoch.
     HandBack(u8, Item),
@@ -247,9 +251,11 @@ impl Scope {
                 self.begin(s, 1, item);
             }
             Step::Look(r, nonce) => {
-                let mut beating = Beating { t: Some(self.clock(s, r)), head: None, nonce: Self::nonce(s, nonce) };
+                let arrived = self.clock(s, r);
+                let mut beating = Beating { arrived, t: Some(arrived), head: None, nonce: Self::nonce(s, nonce) };
                 if self.breaks(Broken::ClockAfterHead) {
-                    beating = Beating { t: None, head: Some(s.head_at(r, self.in_memory())), ..beating };
+                    let in_flight = s.replicas[usize::from(r)].in_flight;
+                    beating = Beating { t: in_flight, head: Some(s.head_at(r, self.in_memory())), ..beating };
                 }
                 s.replicas[usize::from(r)].beating = Some(beating);
                 s.beats_left -= 1;
@@ -259,7 +265,7 @@ impl Scope {
                 let in_flight = replica.in_flight.filter(|_| !self.breaks(Broken::NoMark));
                 let Some(mut beating) = replica.beating.clone() else { return };
                 if self.breaks(Broken::ClockAfterHead) {
-                    beating.t = Some(self.clock(s, r));
+                    beating.t = beating.t.or(Some(self.clock(s, r)));
                 } else {
                     beating.head = Some(s.head_at(r, self.in_memory()));
                     beating.t = in_flight.or(beating.t);
@@ -295,6 +301,10 @@ impl Scope {
     }
 
     fn authority_steps(&self, s: &State, steps: &mut Vec<Step>) {
+        // What is committed in the last tick is late for nobody within it.
+        if s.now == self.until {
+            return;
+        }
         for (at, database) in s.databases.iter().enumerate() {
             match database.flushed {
                 Some(_) if self.commits(s, at) => steps.push(Step::Commit(at)),
@@ -332,14 +342,15 @@ impl Scope {
 
     fn replica_steps(&self, s: &State, r: u8, steps: &mut Vec<Step>) {
         let replica = &s.replicas[usize::from(r)];
-        let late = |steps: &mut Vec<Step>| {
+        let sign = |steps: &mut Vec<Step>| {
             steps.push(Step::Sign(r, None));
             if self.breaks(Broken::LateNonce) {
                 steps.extend((0..self.verifiers).map(|v| Step::Sign(r, Some(v))));
             }
         };
         match &replica.beating {
-            None if s.beats_left > 0 => {
+            // The beat writes this replica's row first: a hot standby refuses.
+            None if s.beats_left > 0 && (self.is_writable(s, replica.on) || self.breaks(Broken::StandbyBeats)) => {
                 steps.push(Step::Look(r, None));
                 let asking = (0..self.verifiers).filter(|v| s.verifiers[usize::from(*v)].asked.is_some());
                 steps.extend(asking.map(|v| Step::Look(r, Some(v))));
@@ -347,12 +358,14 @@ impl Scope {
             None => {}
             Some(b) if self.in_memory() => {
                 // An answer waits for a moment after its question.
-                let claims = replica.in_flight.filter(|_| !self.breaks(Broken::NoMark)).or(b.t);
-                if b.nonce.is_none() || claims >= b.t || self.breaks(Broken::LateNonce) {
+                let claims = match b.head {
+                    Some(_) => b.t,
+                    None => replica.in_flight.filter(|_| !self.breaks(Broken::NoMark)).or(b.t),
+                };
+                if b.nonce.is_none() || claims.is_none_or(|t| t >= b.arrived) || self.breaks(Broken::LateNonce) {
                     steps.push(Step::Read(r));
                 }
             }
-            // The beat writes this replica's row first: a hot standby refuses.
             Some(b) if b.t.is_none() || b.head.is_none() => {
                 if self.is_writable(s, replica.on) || self.breaks(Broken::StandbyBeats) {
                     steps.push(Step::Read(r));
@@ -361,7 +374,7 @@ impl Scope {
             Some(_) => {
                 let standby = replica.on == 1 && s.promoted.is_none() && self.breaks(Broken::StandbyBeats);
                 if self.commits(s, replica.on) || self.breaks(Broken::SignBeforeCommit) || standby {
-                    late(steps);
+                    sign(steps);
                 }
             }
         }
@@ -402,7 +415,7 @@ impl Model for Scope {
             self.replica_steps(s, r, steps);
         }
         for v in 0..self.verifiers {
-            if s.beats_left > 0 && s.verifiers[usize::from(v)].asked != Some(s.now) {
+            if (s.beats_left > 0 || s.replicas.iter().any(|r| r.beating.is_some())) && s.verifiers[usize::from(v)].asked.is_none() {
                 steps.push(Step::Ask(v));
             }
             steps.extend(s.messages.iter().map(|m| Step::Receive(v, *m)));
@@ -431,7 +444,8 @@ impl Model for Scope {
             }),
         ];
         if !self.in_memory() {
-            properties.push(Property::sometimes("fresh after a failover", |_, s: &State| s.verifiers.iter().any(|v| v.fresh > s.promoted && s.promoted.is_some())));
+            properties
+                .push(Property::sometimes("fresh after a failover", |_, s: &State| s.verifiers.iter().any(|v| v.fresh > s.promoted && s.promoted.is_some())));
         }
         if self.proof == Proof::Transaction(Standby::Asynchronous) {
             properties.push(Property::sometimes("a fork", |_, s: &State| s.verifiers.iter().any(|v| v.fork)));
