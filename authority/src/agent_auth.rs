@@ -1,17 +1,13 @@
 //! How an agent shows who it is: the possession challenge at registration, `private_key_jwt` (RFC 7523) afterwards.
 
-use std::sync::{Mutex, PoisonError};
-
 use procura_verifier::challenge;
 use procura_verifier::ids::{AgentId, HumanId, Key, Tenant, UtcMillis};
 use rand::RngCore;
 use serde::Deserialize;
 
-use crate::expiring::Expiring;
+use crate::domain::session::{HashedToken, SecretKind, Spend};
+use crate::seal::Seals;
 use crate::secret;
-
-/// Nonces drawn for registrations, each bound to the human who registers, good once and for 5 minutes.
-pub struct Challenges(Mutex<Expiring<[u8; 32], HumanId>>);
 
 /// Why possession of a key was not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,31 +20,41 @@ pub enum PossessionError {
     Signature,
 }
 
-impl Default for Challenges {
-    fn default() -> Self {
-        Self(Mutex::new(Expiring::new(MAX_CHALLENGES)))
-    }
+/// Draws the nonce for an agent that `owner` is about to register: time, randomness, and a tag under a key that only the
+/// authority's replicas have, so that none of them need remember it.
+pub fn draw_challenge(seals: &Seals, now: UtcMillis, rng: &mut dyn RngCore, owner: HumanId) -> [u8; 32] {
+    let (at, mut random) = (now.0.to_be_bytes(), [0; 8]);
+    rng.fill_bytes(&mut random);
+    let tag = seals.challenge_tag(&[&at, &random, owner.as_bytes()]);
+    let mut bytes = at.into_iter().chain(random).chain(tag);
+    std::array::from_fn(|_| bytes.next().unwrap_or(0))
 }
 
-impl Challenges {
-    /// Draws a nonce for an agent that `owner` is about to register.
-    pub fn draw(&self, now: UtcMillis, rng: &mut dyn RngCore, owner: HumanId) -> [u8; 32] {
-        let nonce = secret::draw_bytes(rng);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(now, nonce, owner, now.plus(CHALLENGE_LIFE_MS));
-        nonce
+/// Checks that the nonce was drawn for `owner` in the last 5 minutes and the signature over [`challenge::message`]. Gives
+/// what the caller spends in the transaction that registers the agent: a nonce is good once.
+pub fn redeem_challenge(
+    seals: &Seals,
+    now: UtcMillis,
+    owner: HumanId,
+    tenant: &Tenant,
+    nonce: &[u8; 32],
+    key: &Key,
+    signature: &[u8; 64],
+) -> Result<Spend, PossessionError> {
+    let (drawn, tag) = nonce.split_at(16);
+    let (at, random) = drawn.split_at(8);
+    let expected = seals.challenge_tag(&[at, random, owner.as_bytes()]);
+    // In constant time: how far a guess fits says nothing.
+    let differ = tag.iter().zip(expected).fold(0, |d, (a, b)| d | (a ^ b));
+    let at = UtcMillis(at.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
+    let until = at.plus(CHALLENGE_LIFE_MS);
+    if differ != 0 || now >= until || at > now.plus(LEEWAY_MS) {
+        return Err(PossessionError::Nonce);
     }
-
-    /// Spends the nonce, also when the signature is wrong, and checks the signature over [`challenge::message`].
-    pub fn redeem(&self, now: UtcMillis, owner: HumanId, tenant: &Tenant, nonce: &[u8; 32], key: &Key, signature: &[u8; 64]) -> Result<(), PossessionError> {
-        let drawn_for = {
-            let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Looked at before it is taken: another human must not be able to spend it.
-            if open.find(now, nonce) == Some(&owner) { open.take(now, nonce) } else { None }
-        };
-        drawn_for.ok_or(PossessionError::Nonce)?;
-        if key.verifies(&challenge::message(tenant, nonce, key), signature) { Ok(()) } else { Err(PossessionError::Signature) }
+    if !key.verifies(&challenge::message(tenant, nonce, key), signature) {
+        return Err(PossessionError::Signature);
     }
+    Ok((HashedToken::of(SecretKind::Challenge, nonce), until))
 }
 
 /// An agent that has shown its key. The caller spends (`agent`, `jti`) once, in the transaction that acts on it,
@@ -170,7 +176,6 @@ const fn millis(secs: u64) -> UtcMillis {
     UtcMillis(secs.saturating_mul(1000))
 }
 
-const MAX_CHALLENGES: usize = 10_000;
 const CHALLENGE_LIFE_MS: u64 = 5 * 60 * 1000;
 const MAX_JWT_BYTES: usize = 4096;
 const MAX_JTI: usize = 64;
@@ -303,28 +308,32 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_answered_once_by_the_key_for_its_owner_and_tenant() {
+    fn a_challenge_is_answered_by_the_key_for_its_owner_and_tenant() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let open = Challenges::default();
+        let folder = tempfile::tempdir().unwrap();
+        let seals = Seals::new(&crate::seal::SessionSecret::open(folder.path(), &mut rng).unwrap(), &"acme".parse().unwrap());
         let (alice, bob) = (HumanId::from_bytes([1; 16]), HumanId::from_bytes([2; 16]));
         let (acme, other): (Tenant, Tenant) = ("acme".parse().unwrap(), "other".parse().unwrap());
         let key = Key::of(&agent_key());
-        let sign = |tenant, nonce| agent_key().sign(&challenge::message(tenant, nonce, &key)).to_bytes();
+        let sign = |tenant: &Tenant, nonce: &[u8; 32]| agent_key().sign(&challenge::message(tenant, nonce, &key)).to_bytes();
+        let redeem = |now, owner, nonce: &[u8; 32], key: &Key, signature: &[u8; 64]| redeem_challenge(&seals, now, owner, &acme, nonce, key, signature);
 
-        let nonce = open.draw(NOW, &mut rng, alice);
-        assert_eq!(open.redeem(NOW, bob, &acme, &nonce, &key, &sign(&acme, &nonce)), Err(PossessionError::Nonce));
-        assert_eq!(open.redeem(NOW, alice, &acme, &nonce, &key, &sign(&acme, &nonce)), Ok(()));
-        assert_eq!(open.redeem(NOW, alice, &acme, &nonce, &key, &sign(&acme, &nonce)), Err(PossessionError::Nonce));
-
-        let nonce = open.draw(NOW, &mut rng, alice);
-        assert_eq!(open.redeem(NOW, alice, &acme, &nonce, &key, &sign(&other, &nonce)), Err(PossessionError::Signature));
-        let nonce = open.draw(NOW, &mut rng, alice);
+        let nonce = draw_challenge(&seals, NOW, &mut rng, alice);
+        assert_ne!(draw_challenge(&seals, NOW, &mut rng, alice), nonce);
+        let good = sign(&acme, &nonce);
+        let spends = redeem(NOW, alice, &nonce, &key, &good).expect("redeemed");
+        assert_eq!(spends, (HashedToken::of(SecretKind::Challenge, &nonce), NOW.plus(300_000)));
+        assert_eq!(redeem(NOW, bob, &nonce, &key, &good), Err(PossessionError::Nonce));
+        assert_eq!(redeem(NOW, alice, &nonce, &key, &sign(&other, &nonce)), Err(PossessionError::Signature));
         let stranger = Key::of(&SigningKey::from_bytes(&[8; 32]));
-        assert_eq!(open.redeem(NOW, alice, &acme, &nonce, &stranger, &sign(&acme, &nonce)), Err(PossessionError::Signature));
-
-        let nonce = open.draw(NOW, &mut rng, alice);
-        assert_eq!(open.redeem(NOW.plus(300_000), alice, &acme, &nonce, &key, &sign(&acme, &nonce)), Err(PossessionError::Nonce));
-        let nonce = open.draw(NOW, &mut rng, alice);
-        assert_eq!(open.redeem(NOW.plus(299_999), alice, &acme, &nonce, &key, &sign(&acme, &nonce)), Ok(()));
+        assert_eq!(redeem(NOW, alice, &nonce, &stranger, &good), Err(PossessionError::Signature));
+        assert!(redeem(NOW.plus(299_999), alice, &nonce, &key, &good).is_ok());
+        assert_eq!(redeem(NOW.plus(300_000), alice, &nonce, &key, &good), Err(PossessionError::Nonce));
+        assert_eq!(redeem(UtcMillis(NOW.0 - 30_001), alice, &nonce, &key, &good), Err(PossessionError::Nonce), "from the future");
+        for bit in 0..256 {
+            let mut changed = nonce;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(redeem(NOW, alice, &changed, &key, &sign(&acme, &changed)), Err(PossessionError::Nonce), "bit {bit}");
+        }
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use axum::Extension;
 use axum::serve::ListenerExt as _;
-use futures_util::future::BoxFuture;
-use procura_verifier::ids::{Clock, HumanId, SystemClock};
-use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
+use procura_verifier::feed::redis::RedisConfig;
+use procura_verifier::ids::{Clock, SystemClock};
+use procura_verifier::key_list::Anchors;
 use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
 use rand::SeedableRng as _;
@@ -21,14 +21,13 @@ use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
-use crate::domain::principal::Principal;
+use crate::feed::redis::RedisBus;
 use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
 use crate::oidc::routes::{Cookies, OidcState};
-use crate::oidc::session::Sessions;
-use crate::oidc::{SignInSink, SignedIn, SinkError};
+use crate::seal::SessionSecret;
 use crate::secret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
@@ -36,7 +35,6 @@ use crate::store::lock::FolderLock;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
-use crate::usecase::sign_in::{self, SignInError};
 use crate::writer::{self, ReleasedCheckpoint};
 
 /// The socket in the data folder, mode 0600: whoever may open it could read the keys anyway.
@@ -85,7 +83,7 @@ impl Running {
 }
 
 /// Runs an authority for development on SQLite in `folder`: keys, trust file and socket are made there. Loopback only.
-pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
+pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) -> anyhow::Result<Running> {
     if !listen.ip().is_loopback() {
         bail!("procura dev asks for no password: expected a loopback address, got {listen}");
     }
@@ -122,17 +120,16 @@ pub async fn dev(folder: &Path, listen: SocketAddr) -> anyhow::Result<Running> {
 
     let opened = open(lock, folder, &url, &provider).await?;
     let ctx = opened.context;
-    let sessions = Arc::new(Sessions::default());
-    let sink = Arc::new(Sink(ctx.clone()));
-    let oidc = OidcState::new(&url, relying_party, sessions.clone(), sink, clock, rng())?;
+    if let Some(redis) = redis {
+        ctx.feed.carry_beside(Arc::new(RedisBus::start(&redis, &ctx.tenant, rng())?));
+    }
+    let oidc = OidcState::new(&url, relying_party, ctx.clone())?;
     let app = AppState::new(Shared {
         origin: origin(&url)?,
         authority: url.clone(),
-        sessions,
         cookies: Cookies::for_address(&url)?,
         oidc: Arc::new(oidc),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        signed_key_list: opened.key_list,
         ctx,
     });
 
@@ -179,6 +176,7 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
         clock: Arc::new(SystemClock),
         rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
         released: Released::open(&folder.join("released-checkpoint"))?,
+        session_secret: SessionSecret::open(&keys, &mut rng)?,
         origin: origin(url)?,
         grants: config::dev_grants(provider)?,
     };
@@ -189,8 +187,10 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
 }
 
 /// The whole log as an auditor's bundle: leaves and feed up to one released checkpoint.
-pub async fn export(ctx: &Context, signed_list: &UnverifiedKeyList, checkpoint: &ReleasedCheckpoint) -> anyhow::Result<Vec<u8>> {
-    let mut bundle = BundleWriter::new(&ctx.keys, signed_list)?;
+pub async fn export(ctx: &Context, checkpoint: &ReleasedCheckpoint) -> anyhow::Result<Vec<u8>> {
+    // The list of that checkpoint's log, whatever was published since.
+    let list = ctx.keys.anchors().accept(&checkpoint.key_list, &ctx.tenant)?;
+    let mut bundle = BundleWriter::new(&list, &checkpoint.key_list)?;
     let size = checkpoint.tree.size;
     let mut at = 0;
     while at < size {
@@ -231,28 +231,15 @@ fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool
 
 /// [`export`] from a folder in which nobody runs.
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
-    let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
-    let url = TrustFile::from_json(&trust)?.authority;
-    let started = open(FolderLock::take(folder)?, folder, &url, "").await?;
-    export(&started.context, &started.key_list, &started.context.writer.checkpoint()).await
+    let ctx = at_rest(folder).await?;
+    export(&ctx, &ctx.writer.checkpoint()).await
 }
 
-/// Puts a sign-in on record before a session exists.
-struct Sink(Arc<Context>);
-
-impl SignInSink for Sink {
-    fn signed_in<'a>(&'a self, who: &'a SignedIn) -> BoxFuture<'a, Result<HumanId, SinkError>> {
-        Box::pin(async move {
-            match sign_in::sign_in(&self.0, &who.into()).await {
-                Ok(Principal::Human { id, .. }) => Ok(id),
-                Ok(_) | Err(SignInError::Subject) => Err(SinkError::NotAdmitted),
-                Err(SignInError::Unavailable(e)) => {
-                    tracing::error!(error = %e, "sign_in.unavailable");
-                    Err(SinkError::Unavailable)
-                }
-            }
-        })
-    }
+/// What use cases work with, from a folder in which nobody runs; held as long as it lives.
+pub async fn at_rest(folder: &Path) -> anyhow::Result<Arc<Context>> {
+    let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
+    let url = TrustFile::from_json(&trust)?.authority;
+    Ok(open(FolderLock::take(folder)?, folder, &url, "").await?.context)
 }
 
 /// The log's name does not change with the port: an authority for development has one name.

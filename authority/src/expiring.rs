@@ -18,17 +18,17 @@ impl<K: Ord + Clone, V> Expiring<K, V> {
         Self { max, entries: BTreeMap::new(), by_end: BTreeSet::new() }
     }
 
-    /// Keeps `value` until `until` (exclusive); gives back what had to go for it.
-    pub fn insert(&mut self, now: UtcMillis, key: K, value: V, until: UtcMillis) -> Vec<(K, V)> {
-        let mut gone = self.expire(now);
-        gone.extend(self.remove(&key).map(|old| (key.clone(), old)));
-        while self.entries.len() >= self.max {
-            let Some((_, first)) = self.by_end.first().cloned() else { break };
-            gone.extend(self.remove(&first).map(|old| (first, old)));
+    /// Keeps `value` until `until` (exclusive).
+    pub fn insert(&mut self, now: UtcMillis, key: K, value: V, until: UtcMillis) {
+        while self.by_end.first().is_some_and(|(end, _)| *end <= now) {
+            self.drop_first();
+        }
+        self.remove(&key);
+        while self.entries.len() >= self.max && !self.by_end.is_empty() {
+            self.drop_first();
         }
         self.by_end.insert((until, key.clone()));
         self.entries.insert(key, (until, value));
-        gone
     }
 
     /// The living entry.
@@ -42,30 +42,10 @@ impl<K: Ord + Clone, V> Expiring<K, V> {
         self.remove(key).filter(|_| alive)
     }
 
-    /// Moves the end of an entry, if it is there.
-    pub fn prolong(&mut self, key: &K, until: UtcMillis) {
-        if let Some((end, _)) = self.entries.get_mut(key) {
-            self.by_end.remove(&(*end, key.clone()));
-            *end = until;
-            self.by_end.insert((until, key.clone()));
+    fn drop_first(&mut self) {
+        if let Some((_, key)) = self.by_end.pop_first() {
+            self.entries.remove(&key);
         }
-    }
-
-    /// Removes the entries that fit; looks at all of them.
-    pub fn remove_if(&mut self, fits: impl Fn(&V) -> bool) {
-        let gone: Vec<_> = self.entries.iter().filter(|(_, (_, value))| fits(value)).map(|(key, _)| key.clone()).collect();
-        for key in gone {
-            self.remove(&key);
-        }
-    }
-
-    /// Removes what has ended.
-    pub fn expire(&mut self, now: UtcMillis) -> Vec<(K, V)> {
-        let mut gone = Vec::new();
-        while let Some((_, key)) = self.by_end.first().filter(|(until, _)| *until <= now).cloned() {
-            gone.extend(self.remove(&key).map(|old| (key, old)));
-        }
-        gone
     }
 
     fn remove(&mut self, key: &K) -> Option<V> {
@@ -86,13 +66,14 @@ mod tests {
         map.insert(at(0), "a", 1, at(10));
         assert_eq!(map.find(at(9), &"a"), Some(&1));
         assert_eq!(map.find(at(10), &"a"), None);
-        map.prolong(&"a", at(20));
-        assert_eq!(map.find(at(19), &"a"), Some(&1));
         map.insert(at(0), "b", 2, at(30));
-        assert_eq!(map.insert(at(0), "c", 3, at(40)), [("a", 1)], "the one that would end first goes");
-        assert_eq!(map.take(at(1), &"b"), Some(2));
-        assert_eq!(map.take(at(1), &"b"), None);
-        assert_eq!(map.take(at(40), &"c"), None);
+        map.insert(at(0), "c", 3, at(40));
+        assert_eq!((map.find(at(0), &"a"), map.find(at(0), &"b")), (None, Some(&2)), "the one that would end first goes");
+        map.insert(at(0), "b", 4, at(50));
+        map.insert(at(40), "d", 5, at(60));
+        assert_eq!(map.find(at(40), &"b"), Some(&4));
+        assert_eq!((map.entries.len(), map.by_end.len()), (2, 2));
+        assert_eq!((map.take(at(40), &"b"), map.take(at(40), &"b"), map.take(at(60), &"d")), (Some(4), None, None));
         assert!(map.entries.is_empty() && map.by_end.is_empty());
     }
 }

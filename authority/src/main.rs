@@ -35,6 +35,8 @@ enum Command {
         /// Say where it serves as one line of JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        redis: cli::redis::RedisArgs,
     },
     /// Make an Ed25519 key for an agent or a verifier
     ///
@@ -67,6 +69,9 @@ enum Command {
     ///
     /// Example: procura revoke delegation dlg_… --reason 'the month is over'
     Revoke(cli::revoke::Args),
+    /// The key list: rotate keys, sign it with the anchors, put it in force
+    #[command(subcommand)]
+    Keys(cli::keys::Command),
     /// Export and replay the log
     #[command(subcommand)]
     Log(cli::log::Command),
@@ -100,8 +105,8 @@ async fn run(command: Command) -> anyhow::Result<u8> {
     let held = |holds: bool| u8::from(!holds);
     match command {
         Command::Demo(args) => Ok(held(demo::run(args, http()?).await?)),
-        Command::Dev { listen, data, json } => {
-            let running = app::dev(&data, listen).await?;
+        Command::Dev { listen, data, json, redis } => {
+            let running = app::dev(&data, listen, redis.config()?).await?;
             println!("{}", if json { running.welcome_json() } else { running.welcome() });
             let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
             tokio::select! {
@@ -119,6 +124,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Delegate(args) => cli::delegate::run(&args, &http()?).await.map(|()| 0),
         Command::Delegations(at) => cli::delegate::list(&at, &http()?).await.map(|()| 0),
         Command::Revoke(args) => cli::revoke::run(&args, &http()?).await.map(|()| 0),
+        Command::Keys(command) => cli::keys::run(command, &http()?).await.map(|()| 0),
         Command::Log(command) => cli::log::run(command).await,
         Command::Token(command) => cli::token::run(&command, http()?).await.map(held),
         // Streams of the feed have no end: no overall timeout.

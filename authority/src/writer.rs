@@ -9,18 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use procura_verifier::feed::message::Message;
-use procura_verifier::ids::{BootTime, Clock, Tenant};
-use procura_verifier::key_list::KeyUse;
+use procura_verifier::ids::{BootTime, Clock, Key, Tenant, UtcMillis};
+use procura_verifier::key_list::{KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
+use crate::keys::Keys;
 use crate::log::checkpoint::{Checkpoint, Origin};
+use crate::log::leaf::UnverifiedLeaf;
 use crate::signer::Signer;
 use crate::signer::released::{ReleaseError, Released, TreeHead};
-use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Row, Store};
+use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Require, Row, Store};
+
+mod resign;
 
 /// Most changes in one transaction.
 pub const MAX_BATCH: usize = 512;
@@ -53,6 +57,8 @@ pub struct ReleasedCheckpoint {
     pub tree: TreeHead,
     /// The signed note.
     pub note: Arc<str>,
+    /// The key list that the log up to here recorded last: an export needs exactly that one.
+    pub key_list: Arc<UnverifiedKeyList>,
 }
 
 /// Why the writer does not start.
@@ -75,6 +81,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Who signs checkpoint and feed.
     pub signer: Arc<dyn Signer>,
+    /// The key list in force.
+    pub keys: Arc<Keys>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Batch ids.
@@ -124,12 +132,16 @@ impl Writer {
     pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
         let head = parts.store.head().await?;
         parts.released.release(head.tree)?;
-        let first = sign_checkpoint(&*parts.signer, &parts.origin, head.tree)?;
+        let last = match head.tree.size.checked_sub(1) {
+            Some(last) => parts.store.leaves(last, 1).await?.first().and_then(|l| UnverifiedLeaf::parse(l).ok()).map(|l| l.unverified_at()),
+            None => None,
+        };
+        let first = sign_checkpoint(&parts, head.tree, last.unwrap_or_else(|| parts.clock.wall()))?;
         parts.pulse.released(head.tree);
         let (routine, from_routine) = mpsc::channel(MAX_WAITING);
         let (urgent, from_urgent) = mpsc::channel(MAX_WAITING);
         let (show, checkpoint) = watch::channel(first);
-        tokio::spawn(Task { parts, from_routine, from_urgent, show }.run());
+        tokio::spawn(Task { parts, from_routine, from_urgent, show, again: Vec::new() }.run());
         Ok(Self { routine, urgent, checkpoint })
     }
 
@@ -138,6 +150,11 @@ impl Writer {
     /// A caller that goes away does not take its change back.
     pub async fn submit(&self, change: Change) -> Result<Written, WriteError> {
         self.enqueue(change)?.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Asks for a change whose outcome nobody waits for: it is written soon, or refused, or lost.
+    pub fn post(&self, change: Change) {
+        _ = self.enqueue(change);
     }
 
     /// Writes changes in this order, though not all at once: one may be refused or fail and the next not.
@@ -179,15 +196,20 @@ struct Task {
     from_routine: mpsc::Receiver<Job>,
     from_urgent: mpsc::Receiver<Job>,
     show: watch::Sender<ReleasedCheckpoint>,
+    /// What a newer key list of another replica overtook: signed anew, and first in the next batch.
+    again: Vec<Job>,
 }
 
 impl Task {
     async fn run(mut self) {
-        while let Some(jobs) = self.gather().await {
+        while let Some(mut jobs) = self.gather().await {
+            let under = self.settle_leaves(&mut jobs);
             let (changes, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.change, j.tell)).unzip();
             let mut id = [0; 16];
             self.parts.rng.fill_bytes(&mut id);
-            let batch = Batch { id, at: self.parts.clock.wall(), feed_key: self.parts.signer.public(KeyUse::Feed), changes };
+            let at = self.parts.clock.wall();
+            let feed_key = self.parts.signer.key_for(KeyUse::Feed, at, at).unwrap_or(NO_KEY);
+            let batch = Batch { id, at, feed_key, changes };
             self.parts.pulse.begin();
             let committed = match self.parts.store.commit(&batch).await {
                 Ok(committed) => Ok(committed),
@@ -205,9 +227,11 @@ impl Task {
             };
             let at = self.parts.clock.boot();
             self.parts.pulse.settle(committed.head.feed);
-            note_key_list(&self.parts.pulse, &batch, &committed);
+            note_key_list(&self.parts, &batch, &committed);
+            self.catch_up(batch.at, committed.key_list).await;
+            let list = self.parts.keys.load().payload().version;
             let messages = self.sign_feed(&committed);
-            match self.release(committed.head.tree) {
+            match self.release(committed.head.tree, &batch, &committed) {
                 // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
                 Err(e @ ReleaseError::Fork { .. }) => {
                     tracing::error!(error = %e, "log fork, the writer stops");
@@ -218,13 +242,22 @@ impl Task {
                 Err(e) => tracing::error!(error = %e, "checkpoint not released"),
                 Ok(()) => {}
             }
-            answer(waiting, committed.outcomes.into_iter().map(|o| o.map(|placed| Written { placed, committed: at }).map_err(WriteError::Refused)));
+            let (waiting, outcomes) = self.put_back(waiting, batch, committed.outcomes, under);
+            answer(waiting, outcomes.into_iter().map(|o| o.map(|placed| Written { placed, committed: at })));
             self.parts.feed.publish(committed.head.feed.epoch, messages);
+            let now = self.parts.keys.load();
+            // A list taken over while these were signed: its dead must not vouch for what is kept in memory.
+            if now.payload().version != list {
+                self.parts.feed.key_list_changed(now.payload().version, *now.hash());
+            }
         }
     }
 
     /// Waits for a change, then takes what else is there: revocations first.
     async fn gather(&mut self) -> Option<Vec<Job>> {
+        if !self.again.is_empty() {
+            return Some(std::mem::take(&mut self.again));
+        }
         let first = tokio::select! {
             biased;
             Some(job) = self.from_urgent.recv() => job,
@@ -275,12 +308,12 @@ impl Task {
     }
 
     /// Recorded durably first, signed second, shown third.
-    fn release(&mut self, tree: TreeHead) -> Result<(), ReleaseError> {
+    fn release(&mut self, tree: TreeHead, batch: &Batch, committed: &Committed) -> Result<(), ReleaseError> {
         if self.show.borrow().tree == tree {
             return Ok(());
         }
         self.parts.released.release(tree)?;
-        match sign_checkpoint(&*self.parts.signer, &self.parts.origin, tree) {
+        match sign_checkpoint(&self.parts, tree, self.last_leaf_at(batch, committed)) {
             Ok(signed) => {
                 self.parts.pulse.released(tree);
                 self.show.send_replace(signed);
@@ -307,17 +340,21 @@ async fn find_out(store: &dyn Store, id: [u8; 16], would_be: Committed, why: Str
     }
 }
 
-fn sign_checkpoint(signer: &dyn Signer, origin: &Origin, tree: TreeHead) -> Result<ReleasedCheckpoint, crate::log::checkpoint::CheckpointError> {
-    let note = signer.checkpoint(&Checkpoint { origin: origin.clone(), size: tree.size, root: tree.root })?;
-    Ok(ReleasedCheckpoint { tree, note: note.into() })
+/// `at` is the time of the last leaf: the log keys that hold then sign.
+fn sign_checkpoint(parts: &Parts, tree: TreeHead, at: UtcMillis) -> Result<ReleasedCheckpoint, crate::log::checkpoint::CheckpointError> {
+    let note = parts.signer.checkpoint(&Checkpoint { origin: parts.origin.clone(), size: tree.size, root: tree.root }, at)?;
+    Ok(ReleasedCheckpoint { tree, note: note.into(), key_list: parts.keys.signed() })
 }
 
-fn note_key_list(pulse: &Pulse, batch: &Batch, committed: &Committed) {
-    use sha2::Digest as _;
+/// A committed list is in force before anything else is signed: its own batch's messages and checkpoint are by its keys.
+fn note_key_list(parts: &Parts, batch: &Batch, committed: &Committed) {
     let written = batch.changes.iter().zip(&committed.outcomes).filter(|(_, o)| o.is_ok()).flat_map(|(c, _)| &c.rows);
     for row in written {
         if let Row::KeyList(version, signed) = row {
-            pulse.key_list(*version, sha2::Sha256::digest(signed).into());
+            let taken = UnverifiedKeyList::from_bytes(signed).map_err(|e| e.to_string());
+            if let Err(e) = taken.and_then(|list| parts.keys.accept(&list, batch.at).map_err(|e| e.to_string())) {
+                tracing::error!(error = %e, version, "committed key list not taken over");
+            }
         }
     }
 }
@@ -332,6 +369,9 @@ fn answer(waiting: Vec<Tell>, answers: impl Iterator<Item = Result<Written, Writ
 fn stopped() -> WriteError {
     WriteError::Unavailable("the writer has stopped".to_owned())
 }
+
+/// Stands in the row of a message that no key at hand could sign when it was committed. A later list's key may (F3).
+const NO_KEY: Key = Key::from_bytes([0; 32]);
 
 /// A tenant's name is in the checkpoint's origin already.
 pub fn origin(authority: &str, tenant: &Tenant) -> Result<Origin, crate::log::checkpoint::CheckpointError> {

@@ -284,6 +284,9 @@ pub struct GuardConfig {
     pub max_tokens: usize,
     /// Cold verifications per second and holder.
     pub cold_per_second: u32,
+    /// Redis beside the stream.
+    #[cfg(feature = "redis")]
+    pub redis: Option<procura_verifier::feed::redis::RedisServer>,
 }
 
 /// Why a guard does not start.
@@ -314,6 +317,10 @@ impl Guard {
         let mut feed = FeedConfig::new(config.authority.clone(), config.trust.anchors, http.clone());
         feed.clock = clock.clone();
         feed.trust_path = config.trust_path;
+        #[cfg(feature = "redis")]
+        {
+            feed.redis = config.redis;
+        }
         let paused = replay.clone();
         feed.on_alarm = Box::new(move |alarm| {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.

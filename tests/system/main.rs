@@ -7,7 +7,10 @@
 mod bad_input;
 mod cli;
 mod demo;
+mod keys;
 mod kill;
+mod redis;
 mod roles;
+mod sessions;
 mod support;
 mod tool;

@@ -109,7 +109,9 @@ async fn each_revokes_what_is_theirs_and_security_revokes_anything() {
         assert_eq!(revokes(&site.alice, what, id).await, 200, "alice: {what}");
     }
     for (what, id) in all {
-        assert_eq!(revokes(&site.sam, what, id).await, 200, "sam: {what}");
+        // Who stops the tenant has stopped themselves.
+        let sam = site.authority.person("sam").await;
+        assert_eq!(revokes(&sam, what, id).await, 200, "sam: {what}");
     }
 }
 
@@ -126,7 +128,17 @@ async fn a_killed_human_is_signed_out_though_the_killer_hangs_up() {
     };
     let mut committed = 0;
     for round in 0..48_u64 {
-        let bob = Person::sign_in(&site.authority.http, &site.authority.url, "bob").await.unwrap();
+        // On a busy machine the last round's kill may commit only now: while he signs in, which refuses him, or just after.
+        let mut bob = Person::sign_in(&site.authority.http, &site.authority.url, "bob").await;
+        for _ in 0..3 {
+            if let Ok(bob) = &bob
+                && site.authority.get_as(bob, "/v1/me").await.0 == 200
+            {
+                break;
+            }
+            bob = Person::sign_in(&site.authority.http, &site.authority.url, "bob").await;
+        }
+        let bob = bob.unwrap();
         assert_eq!(site.authority.get_as(&bob, "/v1/me").await.0, 200, "round {round}");
         let before = feed_seq().await;
         let body = json!({ "what": "human", "id": bob.human(), "reason": "drill" }).to_string();

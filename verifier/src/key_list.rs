@@ -30,10 +30,30 @@ pub enum KeyUse {
 }
 
 impl KeyUse {
-    const ALL: [Self; 6] = [Self::Root, Self::Feed, Self::Event, Self::Log, Self::Card, Self::Approval];
+    /// Every use.
+    pub const ALL: [Self; 6] = [Self::Root, Self::Feed, Self::Event, Self::Log, Self::Card, Self::Approval];
+
+    /// Its word, as on the command line and in names of key files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Feed => "feed",
+            Self::Event => "event",
+            Self::Log => "log",
+            Self::Card => "card",
+            Self::Approval => "approval",
+        }
+    }
 
     fn from_number(n: u8) -> Result<Self, Malformed> {
         Self::ALL.get(usize::from(n)).copied().ok_or(Malformed::new("expected a key use from 0 to 5"))
+    }
+}
+
+impl std::str::FromStr for KeyUse {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Self::ALL.into_iter().find(|u| u.name() == text).ok_or(Malformed::new("expected root, feed, event, log, card or approval"))
     }
 }
 
@@ -123,6 +143,46 @@ impl UnverifiedKeyList {
         let mut signatures: Vec<_> = anchors.iter().map(|a| (Key::of(a), a.sign(&message).to_bytes())).collect();
         signatures.sort_unstable();
         Self { payload, signatures }
+    }
+
+    /// What it says, for people to look at and for anchors to sign. Nobody vouches for it.
+    pub fn unverified_payload(&self) -> Result<KeyListPayload, Malformed> {
+        KeyListPayload::from_bytes(&self.payload)
+    }
+
+    /// SHA-256 of what is signed: the same however many anchors have signed. What people compare before they sign.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(&self.payload).into()
+    }
+
+    /// The anchors whose signature it carries, wrong ones excepted.
+    pub fn signers(&self) -> impl Iterator<Item = &Key> {
+        let message = signed_bytes(&self.payload);
+        self.signatures.iter().filter(move |(k, s)| k.verifies(&message, s)).map(|(k, _)| k)
+    }
+
+    /// Adds one anchor's signature, or writes it again. At most 16 stand beside each other.
+    pub fn add_signature(&mut self, anchor: &ed25519_dalek::SigningKey) -> Result<(), Malformed> {
+        let one = Self { payload: self.payload.clone(), signatures: Vec::new() };
+        let signed = Self::sign(&one.unverified_payload()?, &[anchor]);
+        self.merge(&signed)
+    }
+
+    /// Takes over the signatures of the same list: anchors sign apart and in any order.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Malformed> {
+        if self.payload != other.payload {
+            return Err(Malformed::new("expected signatures of the same key list"));
+        }
+        for signature in &other.signatures {
+            self.signatures.retain(|(key, _)| *key != signature.0);
+            self.signatures.push(*signature);
+        }
+        if self.signatures.len() > MAX_ANCHORS {
+            return Err(Malformed::new("expected at most 16 anchor signatures"));
+        }
+        self.signatures.sort_unstable();
+        Ok(())
     }
 }
 
@@ -326,6 +386,26 @@ pub(crate) mod tests {
         let stranger = UnverifiedKeyList::sign(&payload(), &[&signing(1), &signing(7)]);
         assert_eq!(anchors.accept(&stranger, &tenant), Err(KeyListError::Signatures { valid: 1, expected: 2 }));
         assert!(matches!(anchors.accept(&good, &"other".parse().expect("a tenant")), Err(KeyListError::Tenant { .. })));
+    }
+
+    #[test]
+    fn anchors_sign_apart_and_in_any_order() {
+        let unsigned = UnverifiedKeyList::sign(&payload(), &[]);
+        let (mut a, mut b) = (unsigned.clone(), unsigned.clone());
+        a.add_signature(&signing(1)).expect("signed");
+        b.add_signature(&signing(3)).expect("signed");
+        let (mut ab, mut ba) = (a.clone(), b.clone());
+        ab.merge(&b).expect("the same list");
+        ba.merge(&a).expect("the same list");
+        assert_eq!((&ab, ab.fingerprint()), (&ba, unsigned.fingerprint()));
+        assert_eq!(ab, UnverifiedKeyList::sign(&payload(), &[&signing(1), &signing(3)]));
+        ab.add_signature(&signing(1)).expect("again");
+        assert_eq!(ab, ba);
+        assert_eq!(ab.signers().count(), 2);
+        let other = UnverifiedKeyList::sign(&KeyListPayload { version: 4, ..payload() }, &[&signing(2)]);
+        assert!(ab.merge(&other).is_err());
+        ab.signatures[0].1[0] ^= 1;
+        assert_eq!(ab.signers().count(), 1);
     }
 
     #[test]

@@ -52,6 +52,13 @@ impl At {
         Ok(Door { http: http.clone(), base: session.authority.clone(), session: Some(session) })
     }
 
+    /// The data folder, if one was named and nobody runs there.
+    pub async fn at_rest(&self) -> Option<&std::path::Path> {
+        let data = self.data.as_deref()?;
+        let http = reqwest::Client::builder().unix_socket(data.join(app::SOCKET)).build().ok()?;
+        if http.get("http://localhost/healthz").send().await.is_ok() { None } else { Some(data) }
+    }
+
     /// Where the session is kept.
     pub fn session_file(&self) -> anyhow::Result<PathBuf> {
         self.session.clone().map_or_else(login::default_path, Ok)

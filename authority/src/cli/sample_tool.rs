@@ -19,6 +19,8 @@ use procura_verifier::ids::{SystemClock, VerifierId};
 use procura_verifier::trust::TrustFile;
 use tokio::io::AsyncReadExt as _;
 
+use super::redis::RedisArgs;
+
 /// What the hidden command takes.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -32,6 +34,8 @@ pub struct Args {
     verifier: VerifierId,
     #[arg(long)]
     key: PathBuf,
+    #[command(flatten)]
+    redis: RedisArgs,
 }
 
 /// Runs one instance on a free loopback port; the first line on standard output is its URL.
@@ -49,6 +53,7 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
         max_proofs: 100_000,
         max_tokens: 4_096,
         cold_per_second: 200,
+        redis: args.redis.config()?.map(|redis| redis.open()).transpose()?,
     };
     let guard = Guard::start(config, http, Arc::new(SystemClock))?;
     let guarded = Router::new().route("/{tenant}/{action}/{*resource}", post(act)).layer(ProcuraLayer::new(guard.clone(), action_of));

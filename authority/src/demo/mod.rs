@@ -2,7 +2,7 @@
 
 pub mod browser;
 pub mod people;
-mod proxy;
+pub mod proxy;
 mod report;
 mod tools;
 
@@ -81,7 +81,7 @@ impl Demo {
         let mut rng = StdRng::from_os_rng();
         report.chapter("The authority starts, people sign in, agents and tools are registered");
         let began = Instant::now();
-        let authority = app::dev(folder, "127.0.0.1:0".parse()?).await?;
+        let authority = app::dev(folder, "127.0.0.1:0".parse()?, None).await?;
         let url = authority.url.clone();
         let ready = http.get(format!("{url}/readyz")).send().await?.status();
         report.step(GRANT, format!("authority at {url}, SQLite in {}", folder.display()), "200 OK", ready.to_string(), began.elapsed());

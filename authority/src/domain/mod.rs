@@ -6,4 +6,5 @@ pub mod grants;
 pub mod human;
 pub mod opening;
 pub mod principal;
+pub mod session;
 pub mod verifier;

@@ -3,6 +3,7 @@
 use procura_verifier::ids::{AgentId, HumanId, UtcMillis, VerifierId};
 
 use super::human::{Role, Roles};
+use super::session::SignInGenerations;
 
 /// The authenticated asker of a use case. Made only by what authenticated it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +16,8 @@ pub enum Principal {
         roles: Roles,
         /// When the person last proved who they are.
         auth_time: UtcMillis,
+        /// The generations of their sign-in: whatever they have written requires that none is below its floor.
+        generations: SignInGenerations,
     },
     /// An agent by its key.
     Agent(AgentId),

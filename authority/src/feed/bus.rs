@@ -5,7 +5,18 @@ use std::sync::Arc;
 use procura_verifier::feed::message::SignedMessage;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Carries messages to every subscription.
+/// A way for signed messages. At most once, in no order, and any may be dropped: what travels is signed and numbered, so a lost message costs
+/// delay, never safety. `contract.rs` says the same of each.
+///
+/// No `subscribe`: streams listen to the [`Bus`], verifiers to Redis themselves.
+pub trait Transport: Send + Sync {
+    /// Sends to whoever listens. Never waits, never fails: the writer calls it between two commits.
+    fn publish(&self, message: Arc<SignedMessage>);
+    /// True while somebody is known to listen. Where nobody does, no beat is signed.
+    fn has_listeners(&self) -> bool;
+}
+
+/// Carries messages to every subscription within the process.
 pub struct Bus(broadcast::Sender<Arc<SignedMessage>>);
 
 /// What a subscription gives.
@@ -33,16 +44,16 @@ impl Bus {
     pub fn subscribe(&self) -> Subscription {
         Subscription(self.0.subscribe())
     }
+}
 
-    /// True while at least one subscription lives.
-    pub fn has_listeners(&self) -> bool {
-        self.0.receiver_count() > 0
-    }
-
-    /// Sends to whoever listens; never waits.
-    pub fn publish(&self, message: Arc<SignedMessage>) {
+impl Transport for Bus {
+    fn publish(&self, message: Arc<SignedMessage>) {
         // An error means that nobody listens.
         let _ = self.0.send(message);
+    }
+
+    fn has_listeners(&self) -> bool {
+        self.0.receiver_count() > 0
     }
 }
 

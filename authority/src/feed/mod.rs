@@ -5,19 +5,23 @@
 
 pub mod beat;
 pub mod bus;
+pub mod redis;
+
+#[cfg(test)]
+mod contract;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
 use procura_verifier::ids::UtcMillis;
-use procura_verifier::key_list::{KeyList, KeyUse, UnverifiedKeyList};
+use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::{mpsc, oneshot};
 
 use self::beat::Pulse;
-use self::bus::{Bus, Subscription};
+use self::bus::{Bus, Subscription, Transport};
 use crate::signer::Signer;
 use crate::store::{Store, StoreError};
 
@@ -52,6 +56,8 @@ struct Inner {
     signer: Arc<dyn Signer>,
     pulse: Arc<Pulse>,
     bus: Bus,
+    /// Redis, where it is configured.
+    beside: OnceLock<Arc<dyn Transport>>,
     asking: mpsc::Sender<Ask>,
     recent: Mutex<VecDeque<(u64, u64, Arc<SignedMessage>)>>,
 }
@@ -62,10 +68,15 @@ impl Feed {
     /// Starts the two tasks that beat and answer. They end when the last clone of the feed is gone.
     pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
-        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), asking, recent: Mutex::default() }));
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, recent: Mutex::default() }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
         tokio::spawn(beat(Arc::downgrade(&feed.0)));
         feed
+    }
+
+    /// From now on another way carries everything too. The first one given stays; ends with the feed.
+    pub fn carry_beside(&self, transport: Arc<dyn Transport>) {
+        let _ = self.0.beside.set(transport);
     }
 
     /// Everything published from now on. Subscribe first, then ask for the head: nothing falls between.
@@ -97,12 +108,23 @@ impl Feed {
         rows.into_iter()
             .map(|row| {
                 let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
-                if row.key != self.0.signer.public(KeyUse::Feed) {
-                    return Err(FeedUnavailable::Store(format!("message {} is of feed key {}, which is not at hand", row.seq, row.key)));
-                }
-                Ok(Arc::new(self.0.signer.feed(&message)))
+                // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
+                let signed = self.0.signer.feed_again(&message, &row.key);
+                let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
+                Ok(Arc::new(signed.ok_or_else(none)?))
             })
             .collect()
+    }
+
+    /// A newer key list is in force: beats name it, and messages kept in memory, signed by keys that may be dead, are signed anew.
+    pub(crate) fn key_list_changed(&self, version: u64, hash: [u8; 32]) {
+        self.0.pulse.key_list(version, hash);
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Does not keep the feed alive.
+    pub(crate) fn downgrade(&self) -> WeakFeed {
+        WeakFeed(Arc::downgrade(&self.0))
     }
 
     /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
@@ -115,7 +137,7 @@ impl Feed {
             }
             recent.push_back((epoch, seq, Arc::clone(&message)));
             drop(recent);
-            self.0.bus.publish(message);
+            self.0.send(message);
         }
     }
 
@@ -127,7 +149,7 @@ impl Feed {
         let payload = accepted.payload();
         let change =
             KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
-        self.0.bus.publish(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
+        self.0.send(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
     }
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
@@ -135,6 +157,29 @@ impl Feed {
         let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
         Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+    }
+}
+
+/// A feed for as long as somebody else holds it.
+pub(crate) struct WeakFeed(std::sync::Weak<Inner>);
+
+impl WeakFeed {
+    /// The feed, while it is there.
+    pub(crate) fn upgrade(&self) -> Option<Feed> {
+        self.0.upgrade().map(Feed)
+    }
+}
+
+impl Inner {
+    fn send(&self, message: Arc<SignedMessage>) {
+        if let Some(beside) = self.beside.get() {
+            beside.publish(Arc::clone(&message));
+        }
+        self.bus.publish(message);
+    }
+
+    fn has_listeners(&self) -> bool {
+        self.bus.has_listeners() || self.beside.get().is_some_and(|b| b.has_listeners())
     }
 }
 
@@ -161,8 +206,8 @@ async fn beat(inner: std::sync::Weak<Inner>) {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { break };
         // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
-        if inner.bus.has_listeners() {
-            inner.bus.publish(Arc::new(inner.pulse.beat(Vec::new())));
+        if inner.has_listeners() {
+            inner.send(Arc::new(inner.pulse.beat(Vec::new())));
         }
     }
 }

@@ -59,6 +59,7 @@ fn refused(e: RegisterError) -> ApiError {
     match e {
         RegisterError::NotHuman | RegisterError::Possession(_) => ApiError::forbidden(e.to_string()),
         RegisterError::NameTaken(_) | RegisterError::KeyTaken(_) => ApiError::conflict(e.to_string()),
+        RegisterError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         RegisterError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -1,11 +1,12 @@
 //! Who asks: a human by session, an agent by its key, the operator by the socket in the data folder.
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum::http::header;
 use axum::http::request::Parts;
 
 use super::{ApiError, AppState};
 use crate::domain::principal::Principal;
+use crate::oidc::routes::is_own_pages;
+use crate::usecase::session;
 
 /// The authenticated asker of a route for people and operators.
 pub struct Caller(pub Principal);
@@ -22,16 +23,11 @@ impl FromRequestParts<AppState> for Caller {
             return Ok(Self(Principal::LocalOperator));
         }
         let secret = app.cookies.presented_session(&parts.headers).ok_or_else(|| ApiError::unauthenticated("expected a session: sign in"))?;
-        // A browser sends its cookie with whatever another site makes it post; only our own pages name us as origin.
-        let by_cookie = parts.headers.get(header::AUTHORIZATION).is_none();
-        if by_cookie && !parts.method.is_safe() {
-            let origin = parts.headers.get(header::ORIGIN).and_then(|o| o.to_str().ok());
-            if origin != Some(app.authority.as_str()) {
-                return Err(ApiError::forbidden("expected the authority's own pages as origin of this request"));
-            }
+        if !parts.method.is_safe() && !is_own_pages(&parts.headers, &app.authority) {
+            return Err(ApiError::forbidden("expected the authority's own pages as origin of this request"));
         }
-        let session = app.sessions.find(app.ctx.clock.wall(), secret).ok_or_else(|| ApiError::unauthenticated("the session has ended: sign in again"))?;
-        app.principal(&session).await.map(Self)
+        let found = session::find(&app.ctx, secret).await.map_err(ApiError::unavailable)?;
+        found.map(Self).ok_or_else(|| ApiError::unauthenticated("the session has ended: sign in again"))
     }
 }
 

@@ -81,6 +81,7 @@ fn refused(e: DelegateError) -> ApiError {
         DelegateError::Beyond(_) | DelegateError::NotHuman => ApiError::forbidden(e.to_string()),
         DelegateError::NoAgent(_) => ApiError::not_found(e.to_string()),
         DelegateError::OtherRequest(_) => ApiError::conflict(e.to_string()),
+        DelegateError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         DelegateError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -18,20 +18,24 @@ pub async fn alive() -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
-/// `GET /readyz`: the store answers and the writer runs.
+/// `GET /readyz`: the store answers, the writer runs, and there are keys to take something back with. Warns of keys that end.
 pub async fn ready(State(app): State<AppState>) -> Result<Json<Value>, ApiError> {
     let head = app.ctx.store.head().await.map_err(ApiError::unavailable)?;
     if !app.ctx.writer.is_running() {
         return Err(ApiError::unavailable("the writer has ended"));
     }
-    Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq })))
+    let keys = app.ctx.key_warnings();
+    if keys.cannot_take_back {
+        return Err(ApiError::unavailable(keys.sentences.join("; ")));
+    }
+    Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq, "warnings": keys.sentences })))
 }
 
 /// `GET /v1/me`: who is signed in.
 pub async fn me(caller: Caller) -> Json<Value> {
     use crate::domain::principal::Principal;
     Json(match caller.0 {
-        Principal::Human { id, roles, auth_time } => json!({ "human": id, "roles": roles, "auth_time_ms": auth_time }),
+        Principal::Human { id, roles, auth_time, .. } => json!({ "human": id, "roles": roles, "auth_time_ms": auth_time }),
         other => json!({ "principal": other.label() }),
     })
 }

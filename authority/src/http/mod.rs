@@ -23,7 +23,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use procura_verifier::ids::Tenant;
-use procura_verifier::key_list::UnverifiedKeyList;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
@@ -31,10 +30,8 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
-use crate::domain::principal::Principal;
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
-use crate::oidc::session::{Session, Sessions};
 use crate::usecase::Context;
 
 /// What the handlers share. Cheap to clone.
@@ -49,10 +46,6 @@ pub struct Shared {
     pub authority: String,
     /// The log's name.
     pub origin: Origin,
-    /// The key list in force, as it travels.
-    pub signed_key_list: UnverifiedKeyList,
-    /// Who is signed in.
-    pub sessions: Arc<Sessions>,
     /// How sessions travel.
     pub cookies: Cookies,
     /// Sign-in pages.
@@ -79,16 +72,8 @@ impl AppState {
         if *tenant == self.ctx.tenant { Ok(()) } else { Err(ApiError::not_found(format!("tenant is `{tenant}`, which is not served here"))) }
     }
 
-    /// The person behind a session, with the roles of this moment.
-    async fn principal(&self, session: &Session) -> Result<Principal, ApiError> {
-        let human = self.ctx.store.find_human(session.human).await.map_err(ApiError::unavailable)?;
-        let human = human.ok_or_else(|| ApiError::unauthenticated("the person is no longer known: sign in again"))?;
-        let roles = self.ctx.grants.of(&human.subject).roles;
-        Ok(Principal::Human { id: human.id, roles, auth_time: session.auth_time.unwrap_or_default() })
-    }
-
     async fn export(&self) -> anyhow::Result<Vec<u8>> {
-        crate::app::export(&self.ctx, &self.signed_key_list, &self.ctx.writer.checkpoint()).await
+        crate::app::export(&self.ctx, &self.ctx.writer.checkpoint()).await
     }
 }
 
@@ -100,7 +85,7 @@ pub fn router(app: AppState) -> Router {
         .route("/readyz", get(health::ready))
         .route("/checkpoint", get(log::checkpoint))
         .route("/tile/{*path}", get(log::tile))
-        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys", get(keys::list).post(keys::publish))
         .route("/v1/me", get(health::me))
         .route("/v1/agents/challenges", post(agents::challenge))
         .route("/v1/agents", get(agents::list).post(agents::register))
@@ -164,3 +149,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod replicas;

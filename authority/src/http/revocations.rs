@@ -26,27 +26,9 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
         return Err(ApiError::bad_request("expected a reason"));
     }
     let target = target(&body.what, body.id.as_deref())?;
-    // A task of its own: whoever asked may hang up, the kill then commits all the same, and the sessions must end with it.
-    let done = tokio::spawn(async move {
-        let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await;
-        // P5, the kill sticks: who keeps a session would grant anew with the generations of after the kill.
-        if revoked.is_ok() {
-            app.end_sessions(target);
-        }
-        revoked
-    });
-    let revoked = done.await.map_err(ApiError::unavailable)?.map_err(refused)?;
+    // The kill ends sessions in its own commit (P5), which stands though whoever asked hangs up.
+    let revoked = revoke::revoke(&app.ctx, &caller.0, target, Some(body.reason), None).await.map_err(refused)?;
     Ok((StatusCode::CREATED, Json(json!({ "feed_seq": revoked.feed_seq, "leaf_index": revoked.leaf, "committed_us": revoked.committed.map(|c| c.0) }))))
-}
-
-impl AppState {
-    /// Signs out whom a kill was meant for; a sign-in at the provider comes before anything else they do here.
-    fn end_sessions(&self, target: Target) {
-        if let Target::Human(human) = target {
-            self.oidc.forget_codes(human);
-            self.sessions.remove_human(self.ctx.clock.wall(), &human);
-        }
-    }
 }
 
 fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
@@ -68,6 +50,7 @@ fn refused(e: RevokeError) -> ApiError {
     match e {
         RevokeError::Forbidden => ApiError::forbidden(e.to_string()),
         RevokeError::Unknown => ApiError::not_found(e.to_string()),
+        RevokeError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         RevokeError::Reason(_) => ApiError::bad_request(e.to_string()),
         RevokeError::OtherRequest(_) => ApiError::conflict(e.to_string()),
         RevokeError::Unavailable(e) => ApiError::unavailable(e),

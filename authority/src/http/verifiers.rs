@@ -36,6 +36,7 @@ pub async fn enrol(State(app): State<AppState>, caller: Caller, Body(body): Body
     let enrolled = enroll_verifier::enroll_verifier(&app.ctx, &caller.0, body.audience, body.key).await.map_err(|e| match e {
         EnrollError::Forbidden => ApiError::forbidden(e.to_string()),
         EnrollError::AudienceTaken(_) | EnrollError::KeyTaken(_) => ApiError::conflict(e.to_string()),
+        EnrollError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         EnrollError::Unavailable(e) => ApiError::unavailable(e),
     })?;
     Ok((StatusCode::CREATED, Json(json!({ "verifier": enrolled.verifier, "leaf_index": enrolled.leaf }))))

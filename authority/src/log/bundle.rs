@@ -94,6 +94,9 @@ pub enum ExportError {
     /// The key for the manifest is not a log key inside its window.
     #[error("manifest key `{0}` is not a living log key of the list at the time of export")]
     ManifestKey(Key),
+    /// No log key at hand lives at the time of export.
+    #[error("no log key at hand is inside its window at {0}, the time of export")]
+    NoKey(UtcMillis),
     /// The manifest could not be sealed.
     #[error(transparent)]
     Manifest(#[from] EnvelopeError),

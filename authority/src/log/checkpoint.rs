@@ -16,7 +16,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
-use procura_verifier::ids::Key;
+use procura_verifier::ids::{Key, UtcMillis};
 use signed_note::{Note, Signature, VerifierList, key_id};
 
 use super::tree::Hash;
@@ -36,6 +36,9 @@ pub enum CheckpointError {
     /// A signature line names a known key and is not by it.
     #[error("checkpoint carries a wrong signature by key `{0}`")]
     Signature(String),
+    /// No log key at hand has a window that holds the last leaf.
+    #[error("no log key at hand is inside its window at {0}, the time of the last leaf")]
+    NoKey(UtcMillis),
     /// No known log key signed it.
     #[error("checkpoint carries no signature by a known log key")]
     Unsigned,
@@ -145,12 +148,19 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The signed note. Only for a committed row: two roots signed for one size are proof of a fork.
     pub fn sign(&self, key: &SigningKey) -> Result<String, CheckpointError> {
+        self.sign_by(&[key])
+    }
+
+    /// The note with one line for each key: while two log keys hold, a reader who knows only one of them reads on.
+    pub fn sign_by(&self, keys: &[&SigningKey]) -> Result<String, CheckpointError> {
         let text = self.text();
-        let id = Vkey { origin: self.origin.clone(), key: Key::of(key) }.id();
-        let signature = key.sign(text.as_bytes()).to_bytes().to_vec();
         let malformed = |_| CheckpointError::Malformed("expected a text that a signed note can hold");
-        let signature = Signature::new(self.origin.as_str().to_owned(), id, signature).map_err(malformed)?;
-        let note = Note::new(text.as_bytes(), &[signature]).map_err(malformed)?;
+        let line = |key: &&SigningKey| {
+            let id = Vkey { origin: self.origin.clone(), key: Key::of(key) }.id();
+            Signature::new(self.origin.as_str().to_owned(), id, key.sign(text.as_bytes()).to_bytes().to_vec()).map_err(malformed)
+        };
+        let signatures = keys.iter().map(line).collect::<Result<Vec<_>, _>>()?;
+        let note = Note::new(text.as_bytes(), &signatures).map_err(malformed)?;
         String::from_utf8(note.to_bytes()).map_err(|_| CheckpointError::Malformed("expected UTF-8"))
     }
 
@@ -222,6 +232,21 @@ mod tests {
         assert_eq!(Checkpoint::open(note.as_bytes(), &[vkey(2)]), Err(CheckpointError::Unsigned));
         let elsewhere = Vkey { origin: "procura.example/other".parse().unwrap(), ..vkey(1) };
         assert_eq!(Checkpoint::open(note.as_bytes(), &[elsewhere]), Err(CheckpointError::Unsigned));
+    }
+
+    #[test]
+    fn while_two_keys_hold_either_opens_it_and_a_wrong_line_spoils_it() {
+        let note = checkpoint().sign_by(&[&signing(1), &signing(2)]).unwrap();
+        for known in [vec![vkey(1)], vec![vkey(2)], vec![vkey(1), vkey(2)]] {
+            assert_eq!(Checkpoint::open(note.as_bytes(), &known), Ok((checkpoint(), known)));
+        }
+        assert_eq!(Checkpoint::open(note.as_bytes(), &[vkey(3)]), Err(CheckpointError::Unsigned));
+        let theirs = signed_note::StandardVerifier::new(&vkey(2).to_string()).unwrap();
+        let parsed = Note::from_bytes(note.as_bytes()).unwrap();
+        assert_eq!(parsed.verify(&VerifierList::new(vec![Box::new(theirs)])).unwrap().0.len(), 1);
+        let other = Checkpoint { root: [8; 32], ..checkpoint() }.sign_by(&[&signing(2)]).unwrap();
+        let mixed = format!("{}{}\n", checkpoint().sign(&signing(1)).unwrap(), other.trim_end().rsplit('\n').next().unwrap());
+        assert!(matches!(Checkpoint::open(mixed.as_bytes(), &[vkey(1), vkey(2)]), Err(CheckpointError::Signature(_))));
     }
 
     #[test]

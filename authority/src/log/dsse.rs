@@ -44,6 +44,18 @@ fn write(payload_type: &str, payload: &[u8], keyid: String, signature: &[u8; 64]
     serde_json::to_vec(&envelope).map_err(|e| EnvelopeError::Malformed(e.to_string()))
 }
 
+/// The key id in bytes that [`seal`] wrote, read from its fixed place without reading the rest. None for anything else.
+pub fn claimed_key_id(sealed: &[u8]) -> Option<&str> {
+    let (rest, _) = sealed.strip_suffix(b"\"}]}")?.split_at_checked(sealed.len().checked_sub(4 + SIG_CHARS)?)?;
+    let rest = rest.strip_suffix(b"\",\"sig\":\"")?;
+    let (rest, id) = rest.split_at_checked(rest.len().checked_sub(64)?)?;
+    rest.ends_with(b"\"signatures\":[{\"keyid\":\"").then_some(())?;
+    std::str::from_utf8(id).ok()
+}
+
+/// 64 bytes in padded base64.
+const SIG_CHARS: usize = 88;
+
 /// An envelope of the right form, by nobody yet.
 pub struct UnverifiedEnvelope {
     payload_type: &'static str,
@@ -139,6 +151,9 @@ mod tests {
         let sealed = seal("a/b", b"hello", &key).unwrap();
         let text = String::from_utf8(sealed.clone()).unwrap();
         let find = |id: &str| (id == key_id(&Key::of(&key))).then(|| Key::of(&key));
+        assert_eq!(claimed_key_id(&sealed), Some(key_id(&Key::of(&key)).as_str()));
+        assert_eq!(claimed_key_id(&sealed[1..]), claimed_key_id(&sealed));
+        assert_eq!((claimed_key_id(&sealed[..sealed.len() - 1]), claimed_key_id(b""), claimed_key_id(&[b'x'; 300])), (None, None, None));
         assert_eq!(open(&sealed, 1000, "a/b", find), Ok((b"hello".to_vec(), Key::of(&key))));
         assert!(open(&sealed, 1000, "a/c", find).is_err());
         assert!(open(&sealed, sealed.len() - 1, "a/b", find).is_err());

@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use procura_verifier::ids::{Key, Tenant, UtcMillis};
 
 use super::dsse;
-pub use super::dsse::{EnvelopeError, key_id};
+pub use super::dsse::{EnvelopeError, claimed_key_id, key_id};
 use super::event::{Event, Stated};
 use super::tile::MAX_LEAF_BYTES;
 use super::tree::{Hash, leaf_hash};
@@ -18,6 +18,9 @@ pub enum LeafError {
     /// What it holds is not a statement about a known event.
     #[error("statement: {0}")]
     Statement(String),
+    /// No event key at hand has a window that holds it. Written all the same, no auditor could open the log again.
+    #[error("no event key at hand is inside its window at {0}")]
+    NoKey(UtcMillis),
     /// Longer than an entry bundle can carry.
     #[error("leaf is {0} bytes long, expected at most {MAX_LEAF_BYTES}")]
     TooLong(usize),
@@ -97,6 +100,11 @@ impl UnverifiedLeaf {
     /// What somebody claims: a key list names keys of its own, and the anchors answer for it.
     pub const fn unverified_event(&self) -> &Event {
         &self.stated.event
+    }
+
+    /// When somebody claims it happened.
+    pub const fn unverified_at(&self) -> UtcMillis {
+        self.stated.at
     }
 
     /// Checks the signature. `find` gives the event key for a [`key_id`], if the reader has reason to trust it.

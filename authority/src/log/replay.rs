@@ -235,7 +235,16 @@ impl<'a> State<'a> {
         let wrong = |sentence: String| Finding::new(FindingClass::Decision, Place::Leaf(index), sentence);
         let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
         let receipt = self.receipts.open(verifier, &e.receipt.0).map_err(wrong)?;
-        let keys = bundle.key_list_at(index).ok_or_else(|| wrong("no key list is in force".to_owned()))?;
+        // The list it was decided under, which may have been followed by another before the receipt was delivered.
+        let version = receipt.key_list_version;
+        let (keys, next) = bundle.key_list_of(version, index).ok_or_else(|| wrong(format!("was decided under key list version {version}, which the log had not")))?;
+        // F8: a heartbeat after the next list was recorded names that one, and counts only once it is held.
+        if let (Some(relied), Some(next)) = (&receipt.relied, next)
+            && receipt.verdict.is_ok()
+            && relied.utc > next.plus(decisions::CLOCK_SLACK_MS)
+        {
+            return Err(wrong(format!("allows under key list version {version} on a heartbeat of {}, but the next list was recorded at {next}", relied.utc)));
+        }
         let (token, block0) = decisions::reopen(&receipt, keys).map_err(wrong)?;
         let issued = self.tokens.get(&token.block0().tid).ok_or_else(|| wrong(format!("{} was used and never issued", token.block0().tid)))?;
         if issued.block0_sha256.0 != block0 {

@@ -1,16 +1,13 @@
 //! The login of the command line: an authorization endpoint of our own, for one public client on this machine (RFC 8252).
 
-use std::sync::{Mutex, PoisonError};
-
 use procura_verifier::ids::{HumanId, UtcMillis};
 use rand::RngCore;
 use reqwest::Url;
-use secrecy::ExposeSecret as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::http::is_loopback;
-use super::session::Session;
-use crate::expiring::Expiring;
+use crate::domain::session::{Assurance, HashedToken, SecretKind, SignInGenerations, Spend};
+use crate::seal::{Sealed, Seals};
 use crate::secret;
 
 /// What `GET /login/cli` carries.
@@ -23,6 +20,8 @@ pub struct CliRequest {
 }
 
 /// A checked request of the command line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PendingCli {
     redirect_uri: Url,
     challenge: [u8; 32],
@@ -81,44 +80,55 @@ impl PendingCli {
     }
 }
 
-/// Codes on their way to a command line: at most 1,000, 60 s each, good once.
-pub struct CliCodes(Mutex<Expiring<[u8; 32], Waiting>>);
-
-struct Waiting {
+/// A sign-in done, on its way to the command line that asked for it: sealed, so that any replica redeems it. Good for
+/// 60 s and once; what it uses up is spent in the commit that opens the session.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CliCode {
     challenge: [u8; 32],
-    session: Session,
+    created: UtcMillis,
+    /// Who.
+    pub human: HumanId,
+    /// What the provider calls them.
+    pub name: Option<String>,
+    /// How they signed in.
+    pub assurance: Assurance,
+    /// The generations of the sign-in: a kill until the code is redeemed refuses the session.
+    pub generations: SignInGenerations,
 }
 
-impl Default for CliCodes {
-    fn default() -> Self {
-        Self(Mutex::new(Expiring::new(MAX_CODES)))
-    }
-}
-
-impl CliCodes {
-    /// Draws a code for a session that does not exist yet; gives where the browser takes it.
-    pub fn issue(&self, now: UtcMillis, rng: &mut dyn RngCore, pending: &PendingCli, session: Session, authority: &str) -> Url {
-        let code = secret::draw(rng);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(now, secret::digest(code.expose_secret()), Waiting { challenge: pending.challenge, session }, now.plus(CODE_LIFE_MS));
-        pending.answer("code", code.expose_secret(), authority)
-    }
-
-    /// Spends the codes of a human: part of a kill.
-    pub fn forget(&self, human: HumanId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove_if(|waiting| waiting.session.human == human);
-    }
-
-    /// What the code stands for. It is spent by the first try, also with a wrong verifier: whoever else saw the
-    /// code in a browser's history or a proxy's log has no verifier, and learns nothing by trying.
-    pub fn redeem(&self, now: UtcMillis, code: &str, verifier: &str) -> Result<Session, CliError> {
-        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(now, &secret::digest(code));
-        let Waiting { challenge, session } = taken.ok_or(CliError::Code)?;
-        if (43..=128).contains(&verifier.len()) && secret::same(&challenge, &secret::digest(verifier)) { Ok(session) } else { Err(CliError::Code) }
+// The name is personal.
+impl std::fmt::Debug for CliCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CliCode").field("human", &self.human).finish_non_exhaustive()
     }
 }
 
-const MAX_CODES: usize = 1000;
+impl CliCode {
+    /// The code for a session that does not exist yet.
+    pub fn new(pending: &PendingCli, now: UtcMillis, human: HumanId, name: Option<String>, assurance: Assurance, generations: SignInGenerations) -> Self {
+        Self { challenge: pending.challenge, created: now, human, name, assurance, generations }
+    }
+
+    /// Where the browser takes it.
+    pub fn deliver(&self, seals: &Seals, rng: &mut dyn RngCore, pending: &PendingCli, authority: &str) -> Option<Url> {
+        Some(pending.answer("code", &seals.seal(Sealed::CliCode, rng, self)?, authority))
+    }
+
+    /// What a code of ours stands for while it is young, and what redeeming it uses up.
+    pub fn open(seals: &Seals, now: UtcMillis, code: &str) -> Result<(Self, Spend), CliError> {
+        let opened: Self = seals.open(Sealed::CliCode, code).ok_or(CliError::Code)?;
+        let until = opened.created.plus(CODE_LIFE_MS);
+        if now < until { Ok((opened, (HashedToken::of(SecretKind::CliCode, code.as_bytes()), until))) } else { Err(CliError::Code) }
+    }
+
+    /// True for the `code_verifier` of the login that asked. Who is not it has spent the code all the same: whoever else
+    /// saw it in a browser's history or a proxy's log has no verifier, and learns nothing by trying.
+    pub fn is_asked_by(&self, verifier: &str) -> bool {
+        (43..=128).contains(&verifier.len()) && secret::same(&self.challenge, &secret::digest(verifier))
+    }
+}
+
 const CODE_LIFE_MS: u64 = 60_000;
 const MAX_URI: usize = 256;
 const MAX_STATE: usize = 128;
@@ -183,22 +193,22 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_good_once_for_sixty_seconds_with_its_verifier() {
+    fn a_code_is_good_for_sixty_seconds_with_its_verifier() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let codes = CliCodes::default();
-        let session = Session { human: HumanId::from_bytes([1; 16]), name: None, auth_time: None, acr: None, amr: vec![] };
+        let folder = tempfile::tempdir().unwrap();
+        let seals = Seals::new(&crate::seal::SessionSecret::open(folder.path(), &mut rng).unwrap(), &"acme".parse().unwrap());
         let pending = PendingCli::try_from(request("http://127.0.0.1:8400/callback")).unwrap();
-        let mut issue = || {
-            let url = codes.issue(UtcMillis(0), &mut rng, &pending, session.clone(), "https://authority.example");
-            url.query_pairs().find(|(n, _)| n == "code").unwrap().1.into_owned()
-        };
-        let code = issue();
-        assert_eq!(codes.redeem(UtcMillis(59_999), &code, VERIFIER), Ok(session.clone()));
-        assert_eq!(codes.redeem(UtcMillis(59_999), &code, VERIFIER), Err(CliError::Code), "replay");
-        let code = issue();
-        assert_eq!(codes.redeem(UtcMillis(60_000), &code, VERIFIER), Err(CliError::Code), "late");
-        let code = issue();
-        assert_eq!(codes.redeem(UtcMillis(0), &code, &VERIFIER.replace('a', "b")), Err(CliError::Code));
-        assert_eq!(codes.redeem(UtcMillis(0), &code, VERIFIER), Err(CliError::Code), "spent by the wrong verifier");
+        let human = HumanId::from_bytes([1; 16]);
+        let code = CliCode::new(&pending, UtcMillis(0), human, Some("Alice".into()), Assurance::default(), SignInGenerations::default());
+        let url = code.deliver(&seals, &mut rng, &pending, "https://authority.example").unwrap();
+        let text = url.query_pairs().find(|(n, _)| n == "code").unwrap().1.into_owned();
+        let (opened, spends) = CliCode::open(&seals, UtcMillis(59_999), &text).unwrap();
+        assert_eq!((&opened, spends.1), (&code, UtcMillis(60_000)));
+        assert!(opened.is_asked_by(VERIFIER));
+        for other in [&VERIFIER.replace('a', "b"), "", &VERIFIER.repeat(3)] {
+            assert!(!opened.is_asked_by(other), "{other}");
+        }
+        assert_eq!(CliCode::open(&seals, UtcMillis(60_000), &text), Err(CliError::Code), "late");
+        assert_eq!(CliCode::open(&seals, UtcMillis(0), "guess"), Err(CliError::Code));
     }
 }

@@ -1,8 +1,8 @@
 //! Signing people in: the relying party of a company's OpenID provider, the sessions that follow, and the
-//! login of the command line.
+//! login of the command line. Nothing of it hangs on a process: what is under way is sealed, what is done is in the store.
 //!
-//! A browser comes to `/login`, goes to the provider and back to `/oidc/callback`; the human is recorded
-//! ([`SignInSink`]) before a session exists. `procura login` does the same from `/login/cli` and receives,
+//! A browser comes to `/login`, goes to the provider and back to `/oidc/callback`; the human is recorded in the
+//! transaction that begins the session. `procura login` does the same from `/login/cli` and receives,
 //! on a loopback redirect, a code that only it can turn into a session.
 
 pub mod attempts;
@@ -10,10 +10,8 @@ pub mod cli;
 mod http;
 pub mod relying_party;
 pub mod routes;
-pub mod session;
 
-use futures_util::future::BoxFuture;
-use procura_verifier::ids::{HumanId, UtcMillis};
+use procura_verifier::ids::UtcMillis;
 
 /// Who a provider says has signed in. Made only by [`relying_party::RelyingParty::finish`].
 #[derive(Clone, PartialEq, Eq)]
@@ -58,23 +56,6 @@ impl std::fmt::Debug for SignedIn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SignedIn").field("issuer", &self.issuer).field("acr", &self.acr).field("amr", &self.amr).finish_non_exhaustive()
     }
-}
-
-/// What happens in the authority when somebody has signed in.
-pub trait SignInSink: Send + Sync {
-    /// The human behind (issuer, subject), recorded with its leaf: durable on `Ok`. A session is made only afterwards.
-    fn signed_in<'a>(&'a self, who: &'a SignedIn) -> BoxFuture<'a, Result<HumanId, SinkError>>;
-}
-
-/// Why a person who signed in gets no session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SinkError {
-    /// This authority does not let the person in.
-    #[error("you have signed in, but this authority does not admit you")]
-    NotAdmitted,
-    /// It could not be recorded now.
-    #[error("your sign-in could not be recorded, try again")]
-    Unavailable,
 }
 
 #[cfg(test)]

@@ -94,12 +94,9 @@ pub struct Callback {
 /// Why a sign-in failed. No code, token or personal name is in the sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// Not an attempt of ours, used before, or too old.
-    #[error("expected a sign-in that began here in the last 10 minutes and was not finished yet: begin again")]
+    /// Not an attempt of ours in this browser (login CSRF), used before, or too old.
+    #[error("expected a sign-in that began in this browser in the last 10 minutes and was not finished yet: begin again")]
     State,
-    /// Another browser, or none, began (login CSRF).
-    #[error("expected the browser that began this sign-in: its cookie is missing or another's")]
-    Browser,
     /// The callback came from another provider (mix-up).
     #[error("expected `iss` of the callback to be `{expected}`, it is {got}")]
     CallbackIssuer {
@@ -167,10 +164,8 @@ pub enum IdTokenFault {
 pub struct Begun {
     /// Where the browser goes.
     pub url: Url,
-    /// What stays here.
+    /// What the browser keeps sealed in a cookie, and shows at the callback.
     pub attempt: LoginAttempt,
-    /// What the browser keeps in a cookie, and shows at the callback.
-    pub browser: SecretString,
 }
 
 /// Our end towards one provider.
@@ -218,9 +213,9 @@ impl RelyingParty {
         Ok(Self { config, redirect_url, http, metadata, keys, keys_asked: tokio::sync::Mutex::new(now) })
     }
 
-    /// Begins a sign-in. The caller keeps the attempt, sets the cookie, and sends the browser off.
+    /// Begins a sign-in. The caller seals the attempt into a cookie and sends the browser off.
     pub fn begin(&self, now: UtcMillis, rng: &mut dyn RngCore) -> Begun {
-        let (state, nonce, verifier, browser) = (secret::draw(rng), secret::draw(rng), secret::draw(rng), secret::draw(rng));
+        let (state, nonce, verifier) = (secret::draw(rng), secret::draw(rng), secret::draw(rng));
         let pkce = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.expose_secret().to_owned()));
         let client = CoreClient::from_provider_metadata(self.metadata.clone(), ClientId::new(self.config.client_id.clone()), None);
         let (csrf, sent_nonce) = (CsrfToken::new(state.expose_secret().to_owned()), Nonce::new(nonce.expose_secret().to_owned()));
@@ -230,20 +225,16 @@ impl RelyingParty {
             .add_scope(Scope::new("profile".to_owned()))
             .set_pkce_challenge(pkce)
             .url();
-        let attempt =
-            LoginAttempt { state, nonce, verifier, issuer: self.config.issuer.clone(), created: now, browser: secret::digest(browser.expose_secret()) };
-        Begun { url, attempt, browser }
+        let attempt = LoginAttempt { state, nonce, verifier, issuer: self.config.issuer.clone(), created: now };
+        Begun { url, attempt }
     }
 
-    /// Who signed in, if the callback belongs to the attempt, came with its browser, and the provider vouches for it.
-    /// `browser` is the cookie as presented. Takes the attempt: there is no second try with the same one.
-    pub async fn finish(&self, attempt: LoginAttempt, callback: Callback, browser: Option<&str>, now: UtcMillis) -> Result<SignedIn, LoginError> {
+    /// Who signed in, if the callback belongs to the attempt that its browser carries, and the provider vouches for it.
+    /// Takes the attempt: there is no second try with the same one.
+    pub async fn finish(&self, attempt: LoginAttempt, callback: Callback, now: UtcMillis) -> Result<SignedIn, LoginError> {
         let state = callback.state.as_deref().map(secret::digest);
         if !state.is_some_and(|s| secret::same(&s, &secret::digest(attempt.state.expose_secret()))) || now >= attempt.created.plus(LIFE_MS) {
             return Err(LoginError::State);
-        }
-        if !browser.is_some_and(|b| secret::same(&attempt.browser, &secret::digest(b))) {
-            return Err(LoginError::Browser);
         }
         let wrong_issuer = |got| LoginError::CallbackIssuer { expected: self.config.issuer.clone(), got };
         match callback.iss.as_deref() {

@@ -1,6 +1,6 @@
 //! The pages of signing in: `/login`, `/oidc/callback`, `/login/cli`, `/login/cli/token`, `/logout`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
@@ -9,29 +9,28 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
-use procura_verifier::ids::{Clock, HumanId, UtcMillis};
+use rand::RngCore;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::attempts::{self, LoginAttempts, Then};
-use super::cli::{CliCodes, CliError, CliRequest, PendingCli};
+use super::attempts::{self, LoginAttempt, Then, Tried};
+use super::cli::{CliCode, CliError, CliRequest, PendingCli};
 use super::http::is_loopback;
 use super::relying_party::{Callback, LoginError, RelyingParty};
-use super::session::{self, Session, Sessions};
-use super::{SignInSink, SinkError};
-use crate::secret::Rng;
+use crate::domain::principal::Principal;
+use crate::domain::session::LIFE_MS;
+use crate::secret;
+use crate::usecase::session::{self, BeginError};
+use crate::usecase::sign_in::{self, Identity, Journey, SignInError};
+use crate::usecase::{Context, Unavailable};
 
 /// What the pages share.
 pub struct OidcState {
+    ctx: Arc<Context>,
     relying_party: RelyingParty,
-    sessions: Arc<Sessions>,
-    attempts: LoginAttempts,
-    cli_codes: CliCodes,
-    sink: Arc<dyn SignInSink>,
-    clock: Arc<dyn Clock>,
-    rng: Mutex<Rng>,
+    tried: Tried,
     authority: String,
     cookies: Cookies,
 }
@@ -52,38 +51,75 @@ pub enum Cookies {
 
 impl OidcState {
     /// `authority` is our own issuer identifier, and the `iss` that the command line compares.
-    pub fn new(
-        authority: &str,
-        relying_party: RelyingParty,
-        sessions: Arc<Sessions>,
-        sink: Arc<dyn SignInSink>,
-        clock: Arc<dyn Clock>,
-        rng: Rng,
-    ) -> Result<Self, AddressError> {
+    pub fn new(authority: &str, relying_party: RelyingParty, ctx: Arc<Context>) -> Result<Self, AddressError> {
         let cookies = Cookies::for_address(authority)?;
-        let (attempts, cli_codes, rng) = (LoginAttempts::default(), CliCodes::default(), Mutex::new(rng));
-        Ok(Self { relying_party, sessions, attempts, cli_codes, sink, clock, rng, authority: authority.to_owned(), cookies })
+        Ok(Self { ctx, relying_party, tried: Tried::default(), authority: authority.to_owned(), cookies })
     }
 
-    /// Spends codes of the command line's login that nobody has redeemed yet: part of a kill.
-    pub fn forget_codes(&self, human: HumanId) {
-        self.cli_codes.forget(human);
+    fn with_rng<T>(&self, f: impl FnOnce(&mut dyn RngCore) -> T) -> T {
+        f(&mut **self.ctx.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn now(&self) -> UtcMillis {
-        self.clock.wall()
+    /// Sends the browser to the provider, with the attempt sealed in a cookie: one for each tab.
+    fn begin(&self, headers: &HeaderMap, then: Then) -> Response {
+        let (begun, sealed) = self.with_rng(|rng| {
+            let begun = self.relying_party.begin(self.ctx.now(), rng);
+            let sealed = begun.attempt.seal(&self.ctx.seals, rng, then);
+            (begun, sealed)
+        });
+        let Some(sealed) = sealed else { return login_refused(&LoginError::Unavailable("its names are longer than a cookie holds".to_owned())) };
+        let mut response = Redirect::to(begun.url.as_str()).into_response();
+        let name = self.cookies.login(begun.attempt.state());
+        response.headers_mut().append(header::SET_COOKIE, self.cookies.set(&name, &sealed, attempts::LIFE_MS / 1000));
+        for name in self.too_many(headers) {
+            response.headers_mut().append(header::SET_COOKIE, self.cookies.forget(&name));
+        }
+        response
     }
 
-    fn with_rng<T>(&self, f: impl FnOnce(&mut Rng) -> T) -> T {
-        f(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The cookies of attempts beyond the newest few: a browser sends all it has with each request, and has room for so many.
+    fn too_many(&self, headers: &HeaderMap) -> Vec<String> {
+        let prefix = self.cookies.login_prefix();
+        let is_ours = |name: &str| name.strip_prefix(prefix).is_some_and(|tag| tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_hexdigit()));
+        let age = |value: &str| LoginAttempt::open(&self.ctx.seals, value).map(|(attempt, _)| attempt.created());
+        let all = pairs(headers).filter(|(name, _)| is_ours(name)).take(MAX_SEEN);
+        let mut found: Vec<_> = all.map(|(name, value)| (age(value), name.to_owned())).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().skip(MAX_TABS - 1).map(|(_, name)| name).collect()
     }
 
-    /// Sends the browser to the provider, with a cookie to know it by.
-    fn begin(&self, then: Then) -> Response {
-        let begun = self.with_rng(|rng| self.relying_party.begin(self.now(), rng));
-        self.attempts.insert(begun.attempt, then);
-        let cookie = self.cookies.set(self.cookies.login(), &begun.browser, attempts::LIFE_MS / 1000);
-        ([(header::SET_COOKIE, cookie)], Redirect::to(begun.url.as_str())).into_response()
+    /// The attempt that this browser began with this `state`.
+    fn attempt(&self, headers: &HeaderMap, state: Option<&str>) -> Option<(LoginAttempt, Then)> {
+        let (attempt, then) = LoginAttempt::open(&self.ctx.seals, cookie(headers, &self.cookies.login(state?))?)?;
+        self.tried.is_first(self.ctx.now(), &attempt).then_some((attempt, then))
+    }
+
+    /// The end of a journey, once the provider has vouched: recorded, and for a browser with its session begun.
+    async fn land(&self, headers: &HeaderMap, attempt: LoginAttempt, callback: Callback, then: &Then) -> Result<Response, Response> {
+        // Before the provider is asked: whom a kill hits while it answers is not let in on its word.
+        let before = sign_in::before(&self.ctx).await.map_err(|e| sign_in_refused(&e.into()))?;
+        let spends = attempt.spends();
+        let who = self.relying_party.finish(attempt, callback, self.ctx.now()).await.map_err(|e| login_refused(&e))?;
+        let (secret, ends) = match then {
+            Then::Browser => (Some(self.with_rng(|rng| secret::draw(rng))), cookie(headers, self.cookies.session()).map(session::hashed)),
+            Then::Cli(_) => (None, None),
+        };
+        let opens = secret.as_ref().map(|s| session::hashed(s.expose_secret()));
+        let (identity, journey) = (Identity::from(&who), Journey { before, spends, opens, ends });
+        let signed_in = sign_in::sign_in(&self.ctx, &identity, &journey).await.map_err(|e| sign_in_refused(&e))?;
+        match (signed_in, then, secret) {
+            (_, Then::Browser, Some(secret)) => {
+                let keep = self.cookies.set(self.cookies.session(), &secret, LIFE_MS / 1000);
+                Ok(([(header::SET_COOKIE, keep)], Redirect::to("/")).into_response())
+            }
+            (Principal::Human { id, generations, .. }, Then::Cli(pending), _) => {
+                let code = CliCode::new(pending, self.ctx.now(), id, who.name().map(str::to_owned), identity.assurance, generations);
+                let to = self.with_rng(|rng| code.deliver(&self.ctx.seals, rng, pending, &self.authority));
+                let to = to.ok_or_else(|| sign_in_refused(&Unavailable::Store("the code is longer than a URL may be".to_owned()).into()))?;
+                Ok(Redirect::to(to.as_str()).into_response())
+            }
+            _ => Err(sign_in_refused(&SignInError::Subject)),
+        }
     }
 }
 
@@ -100,16 +136,16 @@ pub fn router(state: Arc<OidcState>) -> Router {
         .with_state(state)
 }
 
-async fn login(State(state): State<Arc<OidcState>>) -> Response {
-    state.begin(Then::Browser)
+async fn login(State(state): State<Arc<OidcState>>, headers: HeaderMap) -> Response {
+    state.begin(&headers, Then::Browser)
 }
 
-async fn login_cli(State(state): State<Arc<OidcState>>, query: Result<Query<CliRequest>, QueryRejection>) -> Response {
+async fn login_cli(State(state): State<Arc<OidcState>>, headers: HeaderMap, query: Result<Query<CliRequest>, QueryRejection>) -> Response {
     let Ok(Query(request)) = query else {
         return sentence(StatusCode::BAD_REQUEST, "expected `redirect_uri`, `code_challenge` and `state`, once each");
     };
     match PendingCli::try_from(request) {
-        Ok(pending) => state.begin(Then::Cli(pending)),
+        Ok(pending) => state.begin(&headers, Then::Cli(pending)),
         // Never to the redirect URI: it is what may be wrong.
         Err(e) => sentence(StatusCode::BAD_REQUEST, &e.to_string()),
     }
@@ -117,38 +153,17 @@ async fn login_cli(State(state): State<Arc<OidcState>>, query: Result<Query<CliR
 
 async fn callback(State(state): State<Arc<OidcState>>, headers: HeaderMap, query: Result<Query<Callback>, QueryRejection>) -> Response {
     let Ok(Query(callback)) = query else { return sentence(StatusCode::BAD_REQUEST, "expected each parameter once, in UTF-8") };
-    let now = state.now();
-    let found = callback.state.as_deref().and_then(|s| state.attempts.take(now, s));
+    let found = state.attempt(&headers, callback.state.as_deref());
     let Some((attempt, then)) = found else { return login_refused(&LoginError::State) };
-    let browser = cookie(&headers, state.cookies.login());
-    let outcome = match state.relying_party.finish(attempt, callback, browser, now).await {
-        // Durable before a session exists: nobody acts whom the log does not know.
-        Ok(who) => state.sink.signed_in(&who).await.map(|human| Session::of(human, &who)).map_err(sink_refused),
-        Err(e) => Err(login_refused(&e)),
-    };
-    let forget = state.cookies.forget(state.cookies.login());
-    // The clock is read again: provider and log may have taken their time.
-    let now = state.now();
-    match (outcome, then) {
-        (Ok(session), Then::Browser) => {
-            if let Some(old) = cookie(&headers, state.cookies.session()) {
-                state.sessions.remove(now, old);
-            }
-            let secret = state.with_rng(|rng| state.sessions.create(now, rng, session));
-            let keep = state.cookies.set(state.cookies.session(), &secret, session::LIFE_MS / 1000);
-            let mut response = Redirect::to("/").into_response();
-            response.headers_mut().append(header::SET_COOKIE, forget);
-            response.headers_mut().append(header::SET_COOKIE, keep);
-            response
-        }
-        (Ok(session), Then::Cli(pending)) => {
-            let to = state.with_rng(|rng| state.cli_codes.issue(now, rng, &pending, session, &state.authority));
-            ([(header::SET_COOKIE, forget)], Redirect::to(to.as_str())).into_response()
-        }
+    let used = state.cookies.login(attempt.state());
+    let mut response = match (state.land(&headers, attempt, callback, &then).await, then) {
+        (Ok(landed), _) => landed,
         (Err(refusal), Then::Browser) => refusal,
         // The command line waits; it hears that it failed, the person reads why at the authority's log.
         (Err(_), Then::Cli(pending)) => Redirect::to(pending.refused(&state.authority).as_str()).into_response(),
-    }
+    };
+    response.headers_mut().append(header::SET_COOKIE, state.cookies.forget(&used));
+    response
 }
 
 #[derive(Deserialize)]
@@ -158,25 +173,56 @@ struct CliExchange {
 }
 
 async fn cli_token(State(state): State<Arc<OidcState>>, form: Result<Form<CliExchange>, FormRejection>) -> Response {
-    let Ok(Form(form)) = form else { return oauth_error("invalid_request", "expected a form with `code` and `code_verifier`, once each") };
-    let now = state.now();
-    match state.cli_codes.redeem(now, &form.code, &form.code_verifier) {
-        Ok(session) => {
-            let (human, name) = (session.human, session.name.clone());
-            let secret = state.with_rng(|rng| state.sessions.create(now, rng, session));
-            Json(json!({ "session": secret.expose_secret(), "human": human, "name": name, "expires_in": session::LIFE_MS / 1000 })).into_response()
+    let Ok(Form(form)) = form else {
+        return oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "expected a form with `code` and `code_verifier`, once each");
+    };
+    let ctx = &state.ctx;
+    let refused = |e: CliError| oauth_error(StatusCode::BAD_REQUEST, "invalid_grant", &e.to_string());
+    let unavailable = |e: &Unavailable| {
+        tracing::error!(error = %e, "login.unavailable");
+        oauth_error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "the authority cannot do this just now; try again")
+    };
+    let (code, spends) = match CliCode::open(&ctx.seals, ctx.now(), &form.code) {
+        Ok(opened) => opened,
+        Err(e) => return refused(e),
+    };
+    if !code.is_asked_by(&form.code_verifier) {
+        return match session::spend(ctx, spends).await {
+            Ok(()) => refused(CliError::Code),
+            Err(e) => unavailable(&e),
+        };
+    }
+    let secret = state.with_rng(|rng| secret::draw(rng));
+    match session::begin(ctx, code.human, code.assurance, code.generations, spends, session::hashed(secret.expose_secret())).await {
+        Ok(()) => {
+            let answer = json!({ "session": secret.expose_secret(), "human": code.human, "name": code.name, "expires_in": LIFE_MS / 1000 });
+            Json(answer).into_response()
         }
-        Err(e @ CliError::Code) => oauth_error("invalid_grant", &e.to_string()),
-        Err(e) => oauth_error("invalid_request", &e.to_string()),
+        Err(BeginError::Spent) => refused(CliError::Code),
+        Err(BeginError::SignedOut(e)) => oauth_error(StatusCode::BAD_REQUEST, "invalid_grant", &e.to_string()),
+        Err(BeginError::Unavailable(e)) => unavailable(&e),
     }
 }
 
-/// A POST, and `SameSite=Lax`: a link or an image on another site cannot sign anybody out.
+/// Without a bearer secret from our own pages only: another site's form posts here as well, and the answer takes the cookie
+/// away whether or not the browser sent it (login CSRF's other half).
 async fn logout(State(state): State<Arc<OidcState>>, headers: HeaderMap) -> Response {
-    if let Some(secret) = state.cookies.presented_session(&headers) {
-        state.sessions.remove(state.now(), secret);
+    if !is_own_pages(&headers, &state.authority) {
+        return sentence(StatusCode::FORBIDDEN, "expected the authority's own pages as origin of this request");
+    }
+    if let Some(secret) = state.cookies.presented_session(&headers)
+        && let Err(e) = session::end(&state.ctx, secret).await
+    {
+        tracing::error!(error = %e, "logout.unavailable");
+        return sentence(StatusCode::SERVICE_UNAVAILABLE, "the session could not be ended, try again");
     }
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, state.cookies.forget(state.cookies.session()))]).into_response()
+}
+
+/// A browser sends its cookie with whatever another site makes it post; only our own pages name us as origin. What carries
+/// its secret itself is no browser's doing.
+pub fn is_own_pages(headers: &HeaderMap, authority: &str) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes() == authority.as_bytes())
 }
 
 impl Cookies {
@@ -205,10 +251,15 @@ impl Cookies {
         }
     }
 
-    const fn login(&self) -> &'static str {
+    /// Name of the cookie of the attempt with this `state`.
+    fn login(&self, state: &str) -> String {
+        self.login_prefix().to_owned() + &LoginAttempt::cookie_suffix(state)
+    }
+
+    const fn login_prefix(&self) -> &'static str {
         match self {
-            Self::Https => "__Host-procura-login",
-            Self::LoopbackHttp => "procura_dev_login",
+            Self::Https => "__Host-procura-login-",
+            Self::LoopbackHttp => "procura_dev_login_",
         }
     }
 
@@ -233,10 +284,14 @@ impl Cookies {
 
 /// The cookie's value; of two with one name (planted by a neighbour) neither.
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
-    let mut values = all.filter_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='));
+    let mut values = pairs(headers).filter(|(n, _)| *n == name).map(|(_, value)| value);
     let first = values.next();
     if values.next().is_some() { None } else { first }
+}
+
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+    all.filter_map(|pair| pair.trim().split_once('='))
 }
 
 fn login_refused(e: &LoginError) -> Response {
@@ -245,27 +300,29 @@ fn login_refused(e: &LoginError) -> Response {
         LoginError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         // The provider's fault, not the browser's.
         LoginError::Exchange(_) | LoginError::IdToken(_) => StatusCode::BAD_GATEWAY,
-        LoginError::Browser | LoginError::CallbackIssuer { .. } | LoginError::Refused(_) => StatusCode::FORBIDDEN,
+        LoginError::CallbackIssuer { .. } | LoginError::Refused(_) => StatusCode::FORBIDDEN,
     };
     tracing::warn!(error = %e, "login.refused");
     sentence(status, &e.to_string())
 }
 
-fn sink_refused(e: SinkError) -> Response {
-    let status = match e {
-        SinkError::NotAdmitted => StatusCode::FORBIDDEN,
-        SinkError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+fn sign_in_refused(e: &SignInError) -> Response {
+    let (status, text) = match e {
+        SignInError::Subject => (StatusCode::FORBIDDEN, "you have signed in, but this authority does not admit you".to_owned()),
+        SignInError::Spent => (StatusCode::BAD_REQUEST, e.to_string()),
+        SignInError::SignedOut(_) => (StatusCode::FORBIDDEN, e.to_string()),
+        SignInError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "your sign-in could not be recorded, try again".to_owned()),
     };
     tracing::warn!(error = %e, "login.refused");
-    sentence(status, &e.to_string())
+    sentence(status, &text)
 }
 
 fn sentence(status: StatusCode, text: &str) -> Response {
     (status, format!("{text}\n")).into_response()
 }
 
-fn oauth_error(error: &'static str, description: &str) -> Response {
-    (StatusCode::BAD_REQUEST, Json(json!({ "error": error, "error_description": description }))).into_response()
+fn oauth_error(status: StatusCode, error: &'static str, description: &str) -> Response {
+    (status, Json(json!({ "error": error, "error_description": description }))).into_response()
 }
 
 async fn private(request: Request, next: Next) -> Response {
@@ -278,3 +335,7 @@ async fn private(request: Request, next: Next) -> Response {
 }
 
 const MAX_BODY_BYTES: usize = 8 * 1024;
+/// Most sign-ins under way in one browser.
+const MAX_TABS: usize = 8;
+/// Most of its cookies that are looked at to find the oldest.
+const MAX_SEEN: usize = 64;

@@ -1,23 +1,28 @@
 //! The relying party and its pages against the real provider for development, over loopback.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use openidconnect::OAuth2TokenResponse as _;
 use openidconnect::core::CoreTokenResponse;
-use procura_verifier::ids::{Clock as _, HumanId, UtcMillis};
+use procura_verifier::ids::{HumanId, UtcMillis};
 use reqwest::Url;
 use reqwest::header::{LOCATION, SET_COOKIE};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::attempts::{LoginAttempt, LoginAttempts, Then};
+use super::attempts::{LIFE_MS, LoginAttempt, Then, Tried};
 use super::relying_party::{Algorithm, Callback, DiscoverError, IdTokenFault, IssuerConfig, LoginError, RelyingParty, Retry};
 use super::routes::{Cookies, OidcState, router};
-use super::session::Sessions;
 use super::*;
 use crate::dev_idp::tests::{Browser, CALLBACK, HandClock, SECRET, START, VERIFIER, listener, location, param, rng, start, start_until};
+use crate::domain::human::Subject;
+use crate::domain::principal::Principal;
 use crate::secret;
+use crate::store::Store;
+use crate::store::contract::tenant;
+use crate::store::memory::{Failure, Memory};
+use crate::usecase::revoke::{Target, revoke};
+use crate::usecase::{Context, fixture, session};
 
 const ONCE: Retry = Retry { tries: 1, pause: std::time::Duration::ZERO };
 
@@ -56,11 +61,10 @@ async fn world_with(change: impl FnOnce(IssuerConfig) -> IssuerConfig) -> World 
     World { issuer, idp_clock, browser, rp }
 }
 
-/// A sign-in up to the callback, and the cookie.
+/// A sign-in up to the callback.
 struct Arrived {
     attempt: LoginAttempt,
     callback: Callback,
-    browser: String,
 }
 
 async fn arrive(rp: &RelyingParty, browser: &Browser, change: impl FnOnce(&mut LoginAttempt)) -> Arrived {
@@ -68,7 +72,7 @@ async fn arrive(rp: &RelyingParty, browser: &Browser, change: impl FnOnce(&mut L
     change(&mut begun.attempt);
     let to = browser.sign_in(begun.url.as_str(), "alice").await;
     let callback = Callback { code: param(&to, "code"), state: param(&to, "state"), iss: param(&to, "iss"), error: param(&to, "error") };
-    Arrived { attempt: begun.attempt, callback, browser: begun.browser.expose_secret().to_owned() }
+    Arrived { attempt: begun.attempt, callback }
 }
 
 impl World {
@@ -81,7 +85,7 @@ impl World {
     }
 
     async fn finish_at(&self, a: Arrived, now: UtcMillis) -> Result<SignedIn, LoginError> {
-        self.rp.finish(a.attempt, a.callback, Some(&a.browser), now).await
+        self.rp.finish(a.attempt, a.callback, now).await
     }
 }
 
@@ -117,16 +121,6 @@ async fn the_state_must_be_of_the_attempt_and_young() {
 }
 
 #[tokio::test]
-async fn the_browser_that_began_must_be_the_one_that_ends() {
-    let w = world().await;
-    let a = w.arrive().await;
-    assert_eq!(w.rp.finish(a.attempt, a.callback, None, START).await, Err(LoginError::Browser));
-    let mut a = w.arrive().await;
-    a.browser = "another".into();
-    assert_eq!(w.finish(a).await, Err(LoginError::Browser));
-}
-
-#[tokio::test]
 async fn the_callback_names_the_provider_we_asked() {
     let w = world().await;
     for (iss, got) in [(Some("https://evil.example".to_owned()), "another"), (None, "missing")] {
@@ -156,10 +150,9 @@ async fn a_code_is_exchanged_once_and_with_its_verifier() {
             nonce: a.attempt.nonce.clone(),
             verifier: a.attempt.verifier.clone(),
             issuer: a.attempt.issuer.clone(),
-            ..a.attempt
+            created: a.attempt.created,
         },
         callback: Callback { code: a.callback.code.clone(), state: a.callback.state.clone(), iss: a.callback.iss.clone(), error: None },
-        browser: a.browser.clone(),
     };
     assert!(w.finish(a).await.is_ok());
     assert_eq!(w.finish(replay).await, Err(LoginError::Exchange("`invalid_grant`".into())));
@@ -302,50 +295,31 @@ async fn discovery_waits_for_a_silent_provider_and_not_for_a_wrong_one() {
 }
 
 #[tokio::test]
-async fn an_attempt_is_found_once_and_for_ten_minutes() {
+async fn an_attempt_comes_back_from_its_cookie_and_is_tried_once() {
     let w = world().await;
-    let attempts = LoginAttempts::default();
-    let keep = || {
-        let begun = w.rp.begin(START, &mut *rng(next_seed()));
-        let state = param(&begun.url, "state").unwrap();
-        attempts.insert(begun.attempt, Then::Browser);
-        state
-    };
-    let state = keep();
-    assert!(attempts.take(START, "guess").is_none());
-    assert!(attempts.take(START.plus(599_999), &state).is_some());
-    assert!(attempts.take(START.plus(599_999), &state).is_none());
-    assert!(attempts.take(START.plus(600_000), &keep()).is_none());
-}
-
-/// Names humans in memory; admits whom it is told to.
-#[derive(Default)]
-struct Register {
-    known: Mutex<BTreeMap<(String, String), HumanId>>,
-    closed: bool,
-}
-
-impl SignInSink for Register {
-    fn signed_in<'a>(&'a self, who: &'a SignedIn) -> BoxFuture<'a, Result<HumanId, SinkError>> {
-        Box::pin(async move {
-            if self.closed {
-                return Err(SinkError::NotAdmitted);
-            }
-            let mut known = self.known.lock().unwrap();
-            let next = HumanId::from_bytes([u8::try_from(known.len()).unwrap(); 16]);
-            Ok(*known.entry((who.issuer().into(), who.subject().into())).or_insert(next))
-        })
-    }
+    let app = fixture::app().await;
+    let begun = w.rp.begin(START, &mut *rng(next_seed()));
+    let cookie = begun.attempt.seal(&app.ctx.seals, &mut *rng(next_seed()), Then::Browser).unwrap();
+    let open = || LoginAttempt::open(&app.ctx.seals, cookie.expose_secret()).map(|(attempt, _)| attempt).unwrap();
+    assert_eq!((open().state.expose_secret(), open().created), (param(&begun.url, "state").unwrap().as_str(), START));
+    assert!(LoginAttempt::open(&app.ctx.seals, "guess").is_none());
+    let tried = Tried::default();
+    assert!(tried.is_first(START, &open()));
+    assert!(!tried.is_first(START, &open()));
+    assert!(tried.is_first(START, &w.rp.begin(START, &mut *rng(next_seed())).attempt));
 }
 
 struct Pages {
     authority: String,
-    sessions: Arc<Sessions>,
+    issuer: String,
+    ctx: Arc<Context>,
+    store: Arc<Memory>,
     clock: Arc<HandClock>,
     browser: Browser,
+    _folder: tempfile::TempDir,
 }
 
-async fn pages(register: Register) -> Pages {
+async fn pages() -> Pages {
     let browser = Browser::new();
     let clock = HandClock::at(START);
     let bound = listener().await;
@@ -354,10 +328,11 @@ async fn pages(register: Register) -> Pages {
     let issuer = start(listener().await, clock.clone(), 1, &callback);
     let config = IssuerConfig { redirect_url: callback, ..config(&issuer) };
     let rp = RelyingParty::discover(config, START, ONCE).await.expect("discovered");
-    let sessions = Arc::new(Sessions::default());
-    let state = OidcState::new(&authority, rp, sessions.clone(), Arc::new(register), clock.clone(), rng(3)).expect("on loopback");
+    let (store, folder) = (Arc::new(Memory::new(tenant())), tempfile::tempdir().unwrap());
+    let (started, _) = fixture::replica(store.clone(), &folder.path().join("keys"), folder.path(), clock.clone()).await.unwrap();
+    let state = OidcState::new(&authority, rp, started.context.clone()).expect("on loopback");
     tokio::spawn(async { axum::serve(bound, router(Arc::new(state))).await.expect("served") });
-    Pages { authority, sessions, clock, browser }
+    Pages { authority, issuer, ctx: started.context, store, clock, browser, _folder: folder }
 }
 
 impl Pages {
@@ -375,49 +350,119 @@ impl Pages {
         Some(cookie.split(';').next().unwrap().to_owned())
     }
 
-    fn find(&self, secret: &str) -> Option<HumanId> {
-        self.sessions.find(self.clock.wall(), secret).map(|s| s.human)
+    async fn find(&self, secret: &str) -> Option<HumanId> {
+        session::find(&self.ctx, secret).await.unwrap().and_then(|p| p.human())
+    }
+
+    /// Who alice is here.
+    async fn alice(&self) -> Option<HumanId> {
+        let subject = Subject { issuer: self.issuer.clone(), subject: "sub-alice".into() };
+        self.store.find_human_by_subject(&subject).await.unwrap().map(|h| h.id)
     }
 }
 
 #[tokio::test]
 async fn a_browser_gets_a_session_and_ends_it() {
-    let p = pages(Register::default()).await;
+    let p = pages().await;
     let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
     let landed = p.browser.get(callback.as_str()).await;
     assert_eq!((landed.status().as_u16(), &landed.headers()[LOCATION]), (303, &"/".parse().unwrap()));
     let secret = Pages::session_cookie(&landed).expect("a session");
-    assert_eq!(p.find(&secret), Some(HumanId::from_bytes([0; 16])));
+    let alice = p.alice().await;
+    assert!(alice.is_some());
+    assert_eq!(p.find(&secret).await, alice);
     assert_eq!(p.browser.get(callback.as_str()).await.status(), 400, "the callback again");
 
     let again = p.up_to_callback(&format!("{}/login", p.authority)).await;
     let second = Pages::session_cookie(&p.browser.get(again.as_str()).await).expect("a session");
-    assert_eq!((p.find(&secret), p.find(&second)), (None, Some(HumanId::from_bytes([0; 16]))), "one browser, one session, one human");
+    assert_eq!((p.find(&secret).await, p.find(&second).await), (None, alice), "one browser, one session, one human");
 
-    let out = p.browser.0.post(format!("{}/logout", p.authority)).send().await.unwrap();
+    let logout = || p.browser.0.post(format!("{}/logout", p.authority));
+    for foreign in [logout(), logout().header("origin", "null"), logout().header("origin", "https://evil.example")] {
+        let out = foreign.send().await.unwrap();
+        assert_eq!((out.status().as_u16(), out.headers().get(SET_COOKIE)), (403, None), "another site signs nobody out");
+    }
+    assert_eq!(p.find(&second).await, alice);
+    let out = logout().header("origin", &p.authority).send().await.unwrap();
     assert_eq!(out.status(), 204);
-    assert_eq!(p.find(&second), None);
+    assert_eq!(p.find(&second).await, None);
 }
 
 #[tokio::test]
 async fn a_callback_in_another_browser_signs_nobody_in() {
-    let p = pages(Register::default()).await;
+    let p = pages().await;
     let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
     let victim = Browser::new();
     let answer = victim.get(callback.as_str()).await;
-    assert_eq!(answer.status(), 403);
+    assert_eq!(answer.status(), 400);
     assert!(Pages::session_cookie(&answer).is_none());
+    // It was not used up by the other browser.
+    assert!(Pages::session_cookie(&p.browser.get(callback.as_str()).await).is_some());
     let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
     assert!(Pages::session_cookie(&p.browser.get(callback.as_str()).await).is_some());
 }
 
 #[tokio::test]
-async fn who_is_not_admitted_gets_no_session() {
-    let p = pages(Register { closed: true, ..Register::default() }).await;
+async fn a_sign_in_that_cannot_be_recorded_gives_no_session() {
+    let p = pages().await;
     let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
+    p.store.fail(Failure::NotWritten);
     let answer = p.browser.get(callback.as_str()).await;
-    assert_eq!(answer.status(), 403);
+    assert_eq!(answer.status(), 503);
     assert!(Pages::session_cookie(&answer).is_none());
+    assert_eq!(p.alice().await, None);
+    let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
+    assert!(Pages::session_cookie(&p.browser.get(callback.as_str()).await).is_some());
+}
+
+#[tokio::test]
+async fn tabs_of_one_browser_sign_in_beside_each_other_and_the_oldest_of_many_gives_way() {
+    let p = pages().await;
+    let login = format!("{}/login", p.authority);
+    let (first, second) = (p.up_to_callback(&login).await, p.up_to_callback(&login).await);
+    for tab in [first, second] {
+        assert!(Pages::session_cookie(&p.browser.get(tab.as_str()).await).is_some());
+    }
+    let mut tabs = Vec::new();
+    for _ in 0..9 {
+        tabs.push(p.up_to_callback(&login).await);
+        p.clock.advance(1000);
+    }
+    assert_eq!(p.browser.get(tabs[0].as_str()).await.status(), 400, "a ninth tab is one too many");
+    for tab in &tabs[1..] {
+        assert!(Pages::session_cookie(&p.browser.get(tab.as_str()).await).is_some());
+    }
+}
+
+/// Before sign-ins under way were sealed, the eleven-thousandth stranger put out the first.
+#[tokio::test]
+async fn a_flood_of_strangers_puts_out_nobodys_sign_in() {
+    let p = pages().await;
+    let callback = p.up_to_callback(&format!("{}/login", p.authority)).await;
+    let strangers = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+    for _ in 0..110 {
+        let login = || async { strangers.get(format!("{}/login", p.authority)).send().await.unwrap().status().as_u16() };
+        let answers = futures_util::future::join_all(std::iter::repeat_with(login).take(100)).await;
+        assert!(answers.iter().all(|status| *status == 303));
+    }
+    assert!(Pages::session_cookie(&p.browser.get(callback.as_str()).await).is_some());
+}
+
+#[tokio::test]
+async fn an_old_attempt_and_one_with_another_state_are_refused() {
+    let p = pages().await;
+    let login = format!("{}/login", p.authority);
+    let callback = p.up_to_callback(&login).await;
+    p.clock.advance(LIFE_MS);
+    assert_eq!(p.browser.get(callback.as_str()).await.status(), 400, "ten minutes");
+    let (one, other) = (p.up_to_callback(&login).await, p.up_to_callback(&login).await);
+    let mut crossed = one.clone();
+    crossed
+        .query_pairs_mut()
+        .clear()
+        .extend_pairs(one.query_pairs().map(|(n, v)| if n == "state" { (n, param(&other, "state").unwrap().into()) } else { (n, v) }));
+    assert_eq!(p.browser.get(crossed.as_str()).await.status(), 502, "another tab's code has another challenge");
+    assert!(Pages::session_cookie(&p.browser.get(one.as_str()).await).is_none(), "the provider gives a code once");
 }
 
 fn cli_url(authority: &str, redirect_uri: &str) -> String {
@@ -428,7 +473,7 @@ fn cli_url(authority: &str, redirect_uri: &str) -> String {
 
 #[tokio::test]
 async fn the_command_line_signs_in_over_a_loopback_redirect() {
-    let p = pages(Register::default()).await;
+    let p = pages().await;
     // The command line's own listener, that the browser really comes to.
     let bound = listener().await;
     let redirect_uri = format!("http://{}/callback", bound.local_addr().unwrap());
@@ -455,7 +500,7 @@ async fn the_command_line_signs_in_over_a_loopback_redirect() {
     let (status, answer) = exchange(&code, VERIFIER).await;
     assert_eq!(status, 200);
     let secret = answer["session"].as_str().unwrap();
-    assert_eq!(p.find(secret).map(|h| h.to_string()).as_deref(), answer["human"].as_str());
+    assert_eq!(p.find(secret).await.map(|h| h.to_string()).as_deref(), answer["human"].as_str());
     let (status, answer) = exchange(&code, VERIFIER).await;
     assert_eq!((status, answer["error"].as_str()), (400, Some("invalid_grant")), "replay");
     let (status, _) = exchange(&login().await, &VERIFIER.replace('a', "b")).await;
@@ -465,12 +510,18 @@ async fn the_command_line_signs_in_over_a_loopback_redirect() {
     assert_eq!(exchange(&code, VERIFIER).await.0, 400, "late");
 
     let out = Browser::new().0.post(format!("{}/logout", p.authority)).bearer_auth(secret).send().await.unwrap();
-    assert_eq!((out.status().as_u16(), p.find(secret)), (204, None));
+    assert_eq!((out.status().as_u16(), p.find(secret).await), (204, None));
+
+    // Between sign-in and exchange the human is killed: the code is of before.
+    let code = login().await;
+    revoke(&p.ctx, &Principal::LocalOperator, Target::Human(p.alice().await.unwrap()), None, None).await.unwrap();
+    assert_eq!(exchange(&code, VERIFIER).await.0, 400, "killed");
+    assert_eq!(exchange(&login().await, VERIFIER).await.0, 200, "signed in after the kill");
 }
 
 #[tokio::test]
 async fn a_code_for_the_command_line_never_leaves_this_machine() {
-    let p = pages(Register::default()).await;
+    let p = pages().await;
     for uri in ["http://evil.example:8400/callback", "https://127.0.0.1:8400/callback", "http://localhost:8400/callback"] {
         let answer = p.browser.get(&cli_url(&p.authority, uri)).await;
         assert_eq!(answer.status(), 400, "{uri}");
@@ -481,8 +532,9 @@ async fn a_code_for_the_command_line_never_leaves_this_machine() {
 
 #[tokio::test]
 async fn the_command_line_hears_that_its_login_failed() {
-    let p = pages(Register { closed: true, ..Register::default() }).await;
+    let p = pages().await;
     let callback = p.up_to_callback(&cli_url(&p.authority, "http://127.0.0.1:8400/callback")).await;
+    p.store.fail(Failure::NotWritten);
     let to = location(&p.browser.get(callback.as_str()).await);
     assert_eq!(param(&to, "error").as_deref(), Some("access_denied"));
     assert!(param(&to, "code").is_none());

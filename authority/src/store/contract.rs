@@ -1,5 +1,7 @@
 //! The store's contract, sentence by sentence: one list of tests, run on every backend.
 
+mod session;
+
 use std::sync::Arc;
 
 use procura_verifier::claims::Generations;
@@ -7,6 +9,7 @@ use procura_verifier::feed::message::{FloorScope, Item, Message, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
 
+use self::session::*;
 use super::*;
 use crate::domain::agent::{AgentState, KeyState};
 use crate::domain::delegation::DelegationState;
@@ -378,6 +381,13 @@ macro_rules! holds_on {
             a_batch_is_committed_at_most_once,
             a_row_written_twice_in_a_batch_is_as_the_last_says,
             many_items_are_split_over_messages_that_a_reader_accepts,
+            sessions_read_back_and_end,
+            of_more_sessions_than_a_human_may_have_the_oldest_go,
+            a_session_is_found_with_the_floors_of_its_human_tenant_and_everything,
+            a_secret_is_spent_once,
+            a_change_without_items_and_leaves_does_not_move_the_head,
+            what_a_session_does_is_refused_behind_a_kill_in_the_same_batch,
+            sessions_and_spent_secrets_are_forgotten_an_hour_after_their_end,
         ]);
     };
 }
@@ -457,7 +467,7 @@ mod only_sqlite {
     async fn every_statement_finds_its_rows_by_an_index() {
         let (_store, folder) = sqlite().await;
         let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
-        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs")].concat();
+        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs"), include_str!("sqlite/session.rs")].concat();
         let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE "].iter().any(|verb| text.starts_with(verb))).collect();
         assert!(statements.len() > 30, "{} statements", statements.len());
         for sql in statements {

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use tokio::sync::Semaphore;
 
 use super::plan::{Facts, Needs, Plan};
@@ -19,6 +19,7 @@ use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
 use crate::domain::opening::Opening;
+use crate::domain::session::{FoundSession, HashedToken, MAX_PER_HUMAN, Session, SessionChange, SignInGenerations};
 use crate::domain::verifier::Verifier;
 use crate::log::tree::empty_root;
 use crate::signer::released::TreeHead;
@@ -58,9 +59,12 @@ struct State {
     receipts: HashMap<ReceiptSlot, Taken>,
     openings: HashMap<[u8; 32], Opening>,
     answers: HashMap<[u8; 32], Answered>,
+    sessions: HashMap<HashedToken, Session>,
+    spent: HashMap<HashedToken, UtcMillis>,
     batches: HashSet<[u8; 16]>,
     failures: Vec<Failure>,
     commits: usize,
+    let_in: usize,
     down: bool,
 }
 
@@ -85,9 +89,12 @@ impl Memory {
             receipts: HashMap::new(),
             openings: HashMap::new(),
             answers: HashMap::new(),
+            sessions: HashMap::new(),
+            spent: HashMap::new(),
             batches: HashSet::new(),
             failures: Vec::new(),
             commits: 0,
+            let_in: 0,
             down: false,
         };
         Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS) }
@@ -106,6 +113,12 @@ impl Memory {
     /// Lets this many commits through.
     pub fn let_through(&self, commits: usize) {
         self.gate.add_permits(commits);
+    }
+
+    /// How many commits wait to be let through: those begun, less those let in.
+    pub fn waiting(&self) -> usize {
+        let state = self.state();
+        state.commits - state.let_in
     }
 
     /// While true, reads fail.
@@ -144,6 +157,7 @@ impl State {
             audiences: self.verifiers.values().map(|v| v.audience.clone()).filter(|a| n.audiences.contains(a)).collect(),
             receipts: n.receipts.iter().filter(|s| self.receipts.contains_key(s)).copied().collect(),
             answers: n.answers.iter().filter(|k| self.answers.contains_key(*k)).copied().collect(),
+            spent: n.spent.iter().filter(|s| self.spent.contains_key(*s)).copied().collect(),
             key_list: self.key_lists.keys().next_back().copied().unwrap_or(0),
         }
     }
@@ -166,6 +180,8 @@ impl State {
                     Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
                     Row::Opening(o) => _ = self.openings.insert(o.hash(), o),
                     Row::Answer(a) => _ = self.answers.insert(a.key, Answered { answer: a, placed: placed.clone() }),
+                    Row::Session(change) => self.session(change),
+                    Row::Spent(secret, expires) => _ = self.spent.insert(secret, expires),
                 }
             }
         }
@@ -176,8 +192,41 @@ impl State {
         for m in &plan.committed.messages {
             self.feed.insert((self.head.feed.epoch, m.seq), m.clone());
         }
+        let before = batch.at.0.saturating_sub(3_600_000);
+        self.sessions.retain(|_, s| s.idle_until.0 >= before);
+        self.spent.retain(|_, expires| expires.0 >= before);
         self.batches.insert(batch.id);
         plan.committed
+    }
+
+    fn session(&mut self, change: SessionChange) {
+        match change {
+            SessionChange::Began(session) => {
+                let human = session.human;
+                self.sessions.insert(session.secret, session);
+                for gone in self.sessions_of(human).into_iter().skip(MAX_PER_HUMAN) {
+                    self.sessions.remove(&gone.secret);
+                }
+            }
+            SessionChange::Used(secret, until) => {
+                if let Some(session) = self.sessions.get_mut(&secret) {
+                    session.idle_until = session.idle_until.max(until);
+                }
+            }
+            SessionChange::Ended(secret) => _ = self.sessions.remove(&secret),
+            SessionChange::AllEnded(human) => self.sessions.retain(|_, s| s.human != human),
+        }
+    }
+
+    fn sessions_of(&self, human: HumanId) -> Vec<Session> {
+        sorted(self.sessions.values().filter(|s| s.human == human), |s| (std::cmp::Reverse(s.created), s.secret), usize::MAX)
+    }
+
+    fn found(&self, secret: &HashedToken) -> Option<FoundSession> {
+        let session = self.sessions.get(secret)?.clone();
+        let [global, tenant, human] = SignInGenerations::scopes(session.human).map(|s| self.generations.get(&s).copied().unwrap_or(0));
+        let subject = self.humans.get(&session.human).map(|h| h.subject.clone());
+        Some(FoundSession { session, subject, floors: SignInGenerations { global, tenant, human } })
     }
 }
 
@@ -256,6 +305,12 @@ impl Store for Memory {
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>> {
         self.read(|s| s.answers.get(&key).cloned())
     }
+    fn find_session(&self, secret: HashedToken) -> Answering<'_, Option<FoundSession>> {
+        self.read(|s| s.found(&secret))
+    }
+    fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>> {
+        self.read(|s| s.sessions_of(human))
+    }
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool> {
         self.read(|s| s.batches.contains(&id))
     }
@@ -267,6 +322,7 @@ impl Store for Memory {
             if let Ok(permit) = self.gate.acquire().await {
                 permit.forget();
             }
+            self.state().let_in += 1;
             self.commit_now(batch)
         }
         .boxed()

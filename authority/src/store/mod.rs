@@ -13,6 +13,8 @@
 //! - [`CommitError::Unavailable`] means that nothing was written. [`CommitError::Unknown`] means that it may have been:
 //!   [`Store::has_batch`] tells, and only then may anyone be answered.
 //! - A batch is committed at most once: the second attempt with the same id is refused as `Unavailable`.
+//! - A change without items and leaves (a session, a secret spent) is written like any other and leaves the head where it is.
+//! - Sessions and secrets that ended over an hour ago are forgotten, a bounded portion at a time.
 //!
 //! Not found is `Ok(None)`. What cannot be read as a domain value is [`StoreError::Inconsistent`], never a default.
 
@@ -36,6 +38,7 @@ use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
 use crate::domain::opening::Opening;
+use crate::domain::session::{FoundSession, HashedToken, Session, SessionChange};
 use crate::domain::verifier::Verifier;
 use crate::log::tree::{MAX_LEVELS, TILE_WIDTH, Tree};
 use crate::signer::released::TreeHead;
@@ -140,6 +143,8 @@ pub enum Require {
     DelegationLive(DelegationId, u32),
     /// The verifier is enrolled.
     Enrolled(VerifierId),
+    /// No newer key list than this stands: the change's leaves were signed under it (`spec/log.md` section 3).
+    KeyList(u64),
 }
 
 /// Something to write. Rows that may exist once are checked without being asked.
@@ -169,6 +174,10 @@ pub enum Row {
     Answer(Answer),
     /// What opens a salted hash in a leaf.
     Opening(Opening),
+    /// A session begun, used or ended. No leaf: the sign-in has one.
+    Session(SessionChange),
+    /// A secret that is good once, used up and remembered until it has expired.
+    Spent(HashedToken, UtcMillis),
 }
 
 /// One request's part of a commit: all of it or nothing.
@@ -226,6 +235,8 @@ pub struct Committed {
     pub outcomes: Vec<Result<Placed, Refused>>,
     /// The feed messages to sign and publish.
     pub messages: Vec<FeedRow>,
+    /// Version of the newest key list, 0 if none: another replica's may have gone before.
+    pub key_list: u64,
 }
 
 /// Which condition a change failed.
@@ -276,6 +287,9 @@ pub enum Refused {
     /// The one before it is missing.
     #[error("the receipt before this one has not been taken in")]
     ReceiptGap,
+    /// Used up before.
+    #[error("the secret was used before")]
+    Spent,
     /// Its idempotency key has an answer.
     #[error("the request was answered before")]
     Answered,
@@ -382,6 +396,10 @@ pub trait Store: Send + Sync {
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>>;
     /// What opens a salted hash, until it is erased.
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>>;
+    /// A session with its human and the floors of this moment, ended or not: [`FoundSession::is_alive`] judges. One query.
+    fn find_session(&self, secret: HashedToken) -> Answering<'_, Option<FoundSession>>;
+    /// The sessions of a human, newest first, ended ones among them until they are collected.
+    fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>>;
     /// The answer remembered under an idempotency key.
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>>;
     /// True if the batch with this id was committed. Waits for a commit that is still under way, so that a `false` stays true.

@@ -12,6 +12,7 @@ use super::{Batch, Change, Committed, FeedHead, FeedRow, Head, JtiHash, Placed, 
 use crate::domain::agent::{AgentState, KeyState};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
+use crate::domain::session::HashedToken;
 use crate::log::tile::MAX_LEAF_BYTES;
 use crate::log::tree::{TileUpdate, Tree, leaf_hash};
 use crate::signer::released::TreeHead;
@@ -30,6 +31,7 @@ pub(super) struct Needs {
     pub audiences: HashSet<Audience>,
     pub receipts: HashSet<ReceiptSlot>,
     pub answers: HashSet<[u8; 32]>,
+    pub spent: HashSet<HashedToken>,
 }
 
 impl Needs {
@@ -43,6 +45,7 @@ impl Needs {
                     Require::KeyLive(_, key) => _ = n.keys.insert(*key),
                     Require::DelegationLive(id, _) => _ = n.delegations.insert(*id),
                     Require::Enrolled(id) => _ = n.verifiers.insert(*id),
+                    Require::KeyList(_) => {}
                 }
             }
             for row in &change.rows {
@@ -58,7 +61,8 @@ impl Needs {
                     Row::Jti(agent, jti, _) => _ = n.jtis.insert((*agent, *jti)),
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
-                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) => {}
+                    Row::Spent(secret, _) => _ = n.spent.insert(*secret),
+                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) => {}
                 }
             }
         }
@@ -82,6 +86,7 @@ pub(super) struct Facts {
     pub audiences: HashSet<Audience>,
     pub receipts: HashSet<ReceiptSlot>,
     pub answers: HashSet<[u8; 32]>,
+    pub spent: HashSet<HashedToken>,
     /// Version of the newest key list, 0 if none.
     pub key_list: u64,
 }
@@ -116,7 +121,7 @@ impl Plan {
         let (feed, messages) = writer.finish();
         let tiles = tree.take_changed_tiles();
         let head = Head { tree: TreeHead { size: tree.size(), root: tree.root() }, feed };
-        Self { committed: Committed { head, outcomes, messages }, accepted, tiles, tree }
+        Self { committed: Committed { head, outcomes, messages, key_list: facts.key_list }, accepted, tiles, tree }
     }
 }
 
@@ -173,6 +178,7 @@ impl Facts {
                 Some((_, DelegationState::Revoked { .. })) | None => Err(Refused::DelegationNotLive),
             },
             Require::Enrolled(id) => ok(self.verifiers.contains(id), Refused::NotEnrolled),
+            Require::KeyList(newest) => ok(self.key_list <= *newest, Refused::KeyListMoved(self.key_list + 1)),
         }
     }
 
@@ -198,8 +204,9 @@ impl Facts {
                 ok(r.after.is_none_or(|s| self.receipts.contains(&s)), Refused::ReceiptGap)
             }
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
+            Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
-            Row::Token(_) | Row::Opening(_) => Ok(()),
+            Row::Token(_) | Row::Opening(_) | Row::Session(_) => Ok(()),
         }
     }
 
@@ -223,7 +230,8 @@ impl Facts {
                 }
                 Row::Receipt(r) => _ = self.receipts.insert(r.slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
-                Row::Token(_) | Row::Opening(_) => {}
+                Row::Spent(secret, _) => _ = self.spent.insert(*secret),
+                Row::Token(_) | Row::Opening(_) | Row::Session(_) => {}
             }
         }
     }

@@ -7,6 +7,7 @@
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
+mod session;
 mod write;
 
 use std::str::FromStr as _;
@@ -29,6 +30,7 @@ use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
 use crate::domain::opening::Opening;
+use crate::domain::session::{FoundSession, HashedToken, Session};
 use crate::domain::verifier::Verifier;
 use crate::log::tree::empty_root;
 
@@ -426,6 +428,14 @@ impl Store for Postgres {
             row.map(|r| r.into_domain(key)).transpose()
         }
         .boxed()
+    }
+
+    fn find_session(&self, secret: HashedToken) -> Answering<'_, Option<FoundSession>> {
+        session::find(&self.tenant, &self.readers, secret).boxed()
+    }
+
+    fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>> {
+        session::of(&self.tenant, &self.readers, human).boxed()
     }
 
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool> {

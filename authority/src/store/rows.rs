@@ -5,6 +5,7 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, Ut
 
 use crate::domain::agent::{Agent, AgentKey, AgentState, KeyState};
 use crate::domain::delegation::{Delegation, DelegationState};
+use crate::domain::session::{HashedToken, Session, SignInGenerations};
 use crate::domain::verifier::Verifier;
 use crate::signer::released::TreeHead;
 use crate::store::{Answer, Answered, FeedHead, Head, Placed, StoreError, TokenRecord};
@@ -226,5 +227,54 @@ impl AnswerRow {
                 feed_seq: self.feed_seq.map(|s| number(s, "answer", "feed_seq")).transpose()?,
             },
         })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct SessionRow {
+    secret: Vec<u8>,
+    human: Vec<u8>,
+    how: String,
+    global_generation: i64,
+    tenant_generation: i64,
+    human_generation: i64,
+    created_ms: i64,
+    idle_until_ms: i64,
+    ends_ms: i64,
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+    fn try_from(r: SessionRow) -> Result<Self, StoreError> {
+        let at = |ms, column| number(ms, "session", column).map(UtcMillis);
+        Ok(Self {
+            secret: HashedToken::from_bytes(fixed(&r.secret, "session", "secret")?),
+            human: HumanId::from_bytes(fixed(&r.human, "session", "human")?),
+            assurance: serde_json::from_str(&r.how).map_err(|_| StoreError::Inconsistent { table: "session", column: "how", id: hex::encode(&r.human) })?,
+            generations: SignInGenerations {
+                global: number(r.global_generation, "session", "global_generation")?,
+                tenant: number(r.tenant_generation, "session", "tenant_generation")?,
+                human: number(r.human_generation, "session", "human_generation")?,
+            },
+            created: at(r.created_ms, "created_ms")?,
+            idle_until: at(r.idle_until_ms, "idle_until_ms")?,
+            ends: at(r.ends_ms, "ends_ms")?,
+        })
+    }
+}
+
+/// The floors that a session depends on.
+#[derive(sqlx::FromRow)]
+pub(super) struct FloorRow {
+    global_floor: i64,
+    tenant_floor: i64,
+    human_floor: i64,
+}
+
+impl TryFrom<FloorRow> for SignInGenerations {
+    type Error = StoreError;
+    fn try_from(r: FloorRow) -> Result<Self, StoreError> {
+        let floor = |n| number(n, "generation", "generation");
+        Ok(Self { global: floor(r.global_floor)?, tenant: floor(r.tenant_floor)?, human: floor(r.human_floor)? })
     }
 }

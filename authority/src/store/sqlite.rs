@@ -1,5 +1,6 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
+mod session;
 mod write;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
 use crate::domain::opening::Opening;
+use crate::domain::session::{FoundSession, HashedToken, Session};
 use crate::domain::verifier::Verifier;
 use crate::log::tree::{Tree, empty_root};
 
@@ -408,6 +410,14 @@ impl Store for Sqlite {
             row.map(|r| r.into_domain(key)).transpose()
         }
         .boxed()
+    }
+
+    fn find_session(&self, secret: HashedToken) -> Answering<'_, Option<FoundSession>> {
+        session::find(&self.tenant, &self.readers, secret).boxed()
+    }
+
+    fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>> {
+        session::of(&self.tenant, &self.readers, human).boxed()
     }
 
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool> {

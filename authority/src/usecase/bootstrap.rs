@@ -3,17 +3,18 @@
 use std::sync::{Arc, Mutex};
 
 use procura_verifier::ids::{Clock, ClockId, Tenant, UtcMillis};
-use procura_verifier::key_list::{Anchors, KeyList, KeyListError, KeyUse, UnverifiedKeyList};
+use procura_verifier::key_list::{Anchors, KeyListError, KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::{Canonical as _, Malformed};
 use rand::RngCore;
 
 use super::{Context, Unavailable};
-use crate::agent_auth::Challenges;
 use crate::domain::grants::Grants;
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
+use crate::keys::Keys;
 use crate::log::checkpoint::Origin;
 use crate::log::event;
+use crate::seal::{Seals, SessionSecret};
 use crate::signer::Signer;
 use crate::signer::released::Released;
 use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
@@ -33,6 +34,8 @@ pub struct Start {
     pub rngs: [Box<dyn RngCore + Send + Sync>; 2],
     /// What was released last.
     pub released: Released,
+    /// What all replicas seal under.
+    pub session_secret: SessionSecret,
     /// The log's name.
     pub origin: Origin,
     /// Who may delegate what.
@@ -55,12 +58,10 @@ pub enum BootstrapError {
     #[error("stored key list: {0}")]
     Malformed(#[from] Malformed),
     /// Keys and list do not belong together.
-    #[error("{usage:?} key {key} is not a living key of the key list")]
+    #[error("no {} key of the key folder is in the key list in force, or those are dead", usage.name())]
     NotListed {
-        /// Its use.
+        /// The use.
         usage: KeyUse,
-        /// The key at hand.
-        key: procura_verifier::ids::Key,
     },
     /// The log would fork, or the checkpoint cannot be written.
     #[error(transparent)]
@@ -82,24 +83,39 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         Some((_, bytes)) => UnverifiedKeyList::from_bytes(&bytes)?,
         None => record_first(&mut start, &tenant, first_list).await?,
     };
-    let keys = start.anchors.accept(&signed, &tenant)?;
-    for usage in [KeyUse::Root, KeyUse::Feed, KeyUse::Event, KeyUse::Log, KeyUse::Card] {
-        let key = start.signer.public(usage);
-        // Signing with a key that no verifier accepts would look like work and be none.
-        if !keys.is_live(usage, &key, start.clock.wall()) {
-            return Err(BootstrapError::NotListed { usage, key });
+    let keys = Arc::new(Keys::new(start.anchors.clone(), tenant.clone(), signed.clone())?);
+    let list = keys.load();
+    for usage in [KeyUse::Feed, KeyUse::Event, KeyUse::Log] {
+        // Signing with a key that no verifier accepts would look like work and be none. One that has ended is another matter:
+        // only a running authority can publish the list that mends it, and until then it signs nothing.
+        if !list.of(usage).any(|k| start.signer.holds(usage, &k.key)) {
+            return Err(BootstrapError::NotListed { usage });
         }
     }
-    let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, origin, grants, .. } = start;
+    start.signer.follow(Arc::clone(&keys));
+    let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, session_secret, origin, grants, .. } = start;
+    let seals = Seals::new(&session_secret, &tenant);
     let head = store.head().await?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
-    let key_list = (keys.payload().version, *keys.hash());
+    let key_list = (list.payload().version, *list.hash());
     let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
+    let (keys_at_hand, beats) = (Arc::downgrade(&signer), feed.downgrade());
+    keys.on_change(move |now| {
+        // First the private halves, then those who sign with them.
+        if let Some(Err(e)) = keys_at_hand.upgrade().map(|s| s.reload()) {
+            tracing::error!(error = %e, "key folder not read again");
+        }
+        if let Some(feed) = beats.upgrade() {
+            feed.key_list_changed(now.list.payload().version, *now.list.hash());
+            feed.announce_key_list(&now.signed, &now.list, now.since);
+        }
+    });
     let parts = Parts {
         store: Arc::clone(&store),
         signer: Arc::clone(&signer),
+        keys: Arc::clone(&keys),
         clock: Arc::clone(&clock),
         rng: writer_rng,
         origin,
@@ -108,8 +124,9 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
-    let context = Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, challenges: Challenges::default(), feed };
-    Ok(Started { context: Arc::new(context), key_list: signed })
+    let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed });
+    super::publish_keys::keep_warning(&context);
+    Ok(Started { context, key_list: signed })
 }
 
 /// Before the writer runs, so this is the only writer there is.
@@ -120,17 +137,19 @@ async fn record_first(
 ) -> Result<UnverifiedKeyList, BootstrapError> {
     let now = start.clock.wall();
     let signed = first_list(now);
-    let keys: KeyList = start.anchors.accept(&signed, tenant)?;
+    let keys = start.anchors.accept(&signed, tenant)?;
     let (version, bytes) = (keys.payload().version, signed.to_bytes());
     let leaf = event::KeyListRecorded { version, hash: event::Digest(*keys.hash()), key_list: event::Encoded(bytes.clone()) };
-    let leaf = start.signer.leaf(&leaf.into(), tenant, now).map_err(|e| BootstrapError::First(e.to_string()))?;
+    let leaf = start.signer.key_list_leaf(&keys, &leaf.into(), tenant, now).map_err(|e| BootstrapError::First(e.to_string()))?;
     let change = Change { rows: vec![Row::KeyList(version, bytes)], leaves: vec![leaf.into_bytes()], ..Change::default() };
     let mut id = [0; 16];
     for rng in &mut start.rngs {
         rng.fill_bytes(&mut id);
     }
-    let batch = Batch { id, at: now, feed_key: start.signer.public(KeyUse::Feed), changes: vec![change] };
     let first = |e: &dyn std::fmt::Display| BootstrapError::First(e.to_string());
+    // The batch has no items, so no message is signed; the column wants a key all the same.
+    let feed_key = keys.of(KeyUse::Feed).map(|k| k.key).next().ok_or_else(|| first(&"it names no feed key"))?;
+    let batch = Batch { id, at: now, feed_key, changes: vec![change] };
     // An unknown outcome ends the start as well: the next one finds the list or writes it.
     let done = start.store.commit(&batch).await.map_err(|e: CommitError| first(&e))?;
     match done.outcomes.first() {
@@ -151,10 +170,10 @@ mod tests {
         let first = app_in(&folder).await.unwrap();
         let events = first.events().await;
         assert!(matches!(events.as_slice(), [event::Event::KeyListRecorded(e)] if e.version == 1));
-        let (keys, tree) = (first.ctx.keys.clone(), first.ctx.writer.checkpoint());
+        let (keys, tree) = (first.ctx.keys.load(), first.ctx.writer.checkpoint());
         first.close().await;
         let again = app_in(&folder).await.unwrap();
-        assert_eq!(again.ctx.keys, keys);
+        assert_eq!(again.ctx.keys.load(), keys);
         assert_eq!(again.ctx.writer.checkpoint(), tree, "the same size has the same signed checkpoint");
         assert_eq!(again.events().await.len(), 1);
     }
@@ -163,7 +182,8 @@ mod tests {
     async fn keys_of_another_list_do_not_start() {
         let folder = tempfile::tempdir().unwrap();
         app_in(&folder).await.unwrap().close().await;
-        std::fs::remove_file(folder.path().join("keys/feed.key")).unwrap();
+        let feed = std::fs::read_dir(folder.path().join("keys")).unwrap().map(|f| f.unwrap().path());
+        feed.filter(|f| f.to_string_lossy().contains("/feed-")).for_each(|f| std::fs::remove_file(f).unwrap());
         assert!(matches!(app_in(&folder).await, Err(BootstrapError::NotListed { usage: KeyUse::Feed, .. })));
     }
 

@@ -53,11 +53,13 @@ pub async fn card(ctx: &Context, by: &Assertion, key: Key) -> Result<SignedCard,
 
 /// Signs a card that ends after 24 hours, or with the card key.
 pub(super) fn sign(ctx: &Context, agent: &Agent, holder: Key, now: UtcMillis) -> Result<SignedCard, Unavailable> {
-    let signing = ctx.signer.public(KeyUse::Card);
-    let window = ctx.keys.find(KeyUse::Card, &signing).filter(|k| k.from <= now && now < k.until);
-    let until = window.ok_or_else(|| Unavailable::Store("no card key is inside its window".to_owned()))?.until;
+    let none = || Unavailable::Store("no card key is inside its window".to_owned());
+    let key = |until| ctx.signer.key_for(KeyUse::Card, now, until);
+    let by = key(now.plus(AgentCard::MAX_TTL_SECS * 1000)).or_else(|| key(now.plus(1000))).ok_or_else(none)?;
+    let until = ctx.keys.load().find(KeyUse::Card, &by).ok_or_else(none)?.until;
     let expires_secs = (now.secs() + AgentCard::MAX_TTL_SECS).min(until.secs());
-    Ok(ctx.signer.card(&AgentCard { tenant: ctx.tenant.clone(), agent: agent.id, holder, generation: agent.generation, expires_secs }))
+    let card = AgentCard { tenant: ctx.tenant.clone(), agent: agent.id, holder, generation: agent.generation, expires_secs };
+    ctx.signer.card(&card, &by).ok_or_else(none)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use procura_verifier::claims::{Hops, Possession};
 use procura_verifier::ids::{AgentId, DelegationId};
 use serde::{Deserialize, Serialize};
 
-use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, Unavailable, log_generations};
+use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, log_generations, standing};
 use crate::domain::agent::{Agent, AgentState};
 use crate::domain::delegation::{Delegation, DelegationState, Terms, TermsError};
 use crate::domain::grants::Refusal;
@@ -50,6 +50,9 @@ pub enum DelegateError {
     /// Idempotency.
     #[error(transparent)]
     OtherRequest(#[from] OtherRequest),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -95,13 +98,15 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
         let delegation =
             Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
         // A kill between reading and writing must not leave a grant behind that was asked for before it.
-        let mut requires: Vec<_> = delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)).collect();
+        let mut requires = standing(by);
+        requires.extend(delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)));
         requires.push(Require::AgentActive(agent.id));
         let mut rows = vec![Row::Delegation(delegation), opening];
         rows.extend(ctx.remember(once, &Remembered { delegation: id, text: text.clone() }));
         match ctx.writer.submit(Change { requires, rows, leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() }).await {
             Ok(written) => return Ok(Delegated { delegation: id, text, leaf: written.placed.leaves.start }),
             Err(WriteError::Refused(Refused::GenerationMoved(..) | Refused::Answered)) => {}
+            Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             Err(WriteError::Refused(Refused::AgentNotActive)) => return Err(DelegateError::NoAgent(agent.id)),
             Err(e) => return Err(Unavailable::from_write(e).into()),
         }
@@ -112,7 +117,7 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
 async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {
     let human = by.human().ok_or(DelegateError::NotHuman)?;
     let terms = terms.normal(ctx.now())?;
-    let max = ctx.keys.payload().max_ttl_secs;
+    let max = ctx.keys.load().payload().max_ttl_secs;
     if terms.ttl_secs > max {
         return Err(DelegateError::Ttl { asked: terms.ttl_secs, max });
     }
@@ -197,6 +202,7 @@ mod tests {
         let (alice, sam) = (app.person("alice").await, app.person("sam").await);
         let bot = app.register(&alice, "invoice-bot", 1).await.unwrap();
         revoke(&app.ctx, &sam, Target::Human(alice.human().unwrap()), None, None).await.unwrap();
+        let alice = app.person("alice").await;
         let done = delegate(&app.ctx, &alice, bot.agent, terms(), None).await.unwrap();
         let d = app.ctx.store.find_delegation(done.delegation).await.unwrap().unwrap();
         assert_eq!((d.generations.human, d.generations.agent), (1, 0));

@@ -3,7 +3,7 @@
 use procura_verifier::claims::Audience;
 use procura_verifier::ids::{Key, VerifierId};
 
-use super::{Context, Unavailable};
+use super::{Context, SignedOut, Unavailable, standing};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
 use crate::domain::verifier::Verifier;
@@ -32,6 +32,9 @@ pub enum EnrollError {
     /// An agent has this key, or a verifier.
     #[error("key {0} is registered already")]
     KeyTaken(Key),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -48,9 +51,11 @@ pub async fn enroll_verifier(ctx: &Context, by: &Principal, audience: Audience, 
     let instance = audience.as_str().split_once('/').map_or("", |(_, instance)| instance).to_owned();
     let leaf = event::Verifier { verifier: id, key, service: audience.service().to_string(), instance, by: actor };
     let verifier = Verifier { id, key, audience: audience.clone(), enrolled: now };
-    let written = ctx.writer.submit(Change { rows: vec![Row::Verifier(verifier)], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() }).await;
+    let change = Change { requires: standing(by), rows: vec![Row::Verifier(verifier)], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
+    let written = ctx.writer.submit(change).await;
     match written {
         Ok(w) => Ok(Enrolled { verifier: id, leaf: w.placed.leaves.start }),
+        Err(WriteError::Refused(Refused::Killed(_))) => Err(SignedOut.into()),
         Err(WriteError::Refused(Refused::AudienceTaken)) => Err(EnrollError::AudienceTaken(audience)),
         Err(WriteError::Refused(Refused::KeyTaken)) => Err(EnrollError::KeyTaken(key)),
         Err(e) => Err(Unavailable::from_write(e).into()),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use procura_verifier::ids::{AgentId, BootTime, Clock, DelegationId, Key, UtcMillis};
-use procura_verifier::key_list::{Anchors, KeyUse, UnverifiedKeyList};
+use procura_verifier::key_list::{Anchors, KeyListPayload, KeyUse, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -14,14 +14,16 @@ use super::bootstrap::{BootstrapError, Start, Started, bootstrap};
 use super::delegate::delegate;
 use super::issue::{IssueError, Issued, Mint, issue};
 use super::register_agent::{RegisterError, Registered, Registration, challenge, register_agent};
-use super::sign_in::{Identity, sign_in};
+use super::sign_in::{Identity, Journey, before, sign_in};
 use super::*;
 use crate::agent_auth::Assertion;
 use crate::domain::delegation::tests::terms;
 use crate::domain::human::{Role, Subject};
 use crate::domain::principal::Principal;
+use crate::domain::session::{Assurance, HashedToken};
 use crate::log::leaf::OpenedLeaf;
-use crate::signer::file::{AnchorFile, FileSigner};
+use crate::seal::SessionSecret;
+use crate::signer::file::FileSigner;
 use crate::signer::released::Released;
 use crate::store::contract::tenant;
 use crate::store::memory::Memory;
@@ -54,7 +56,8 @@ pub(crate) struct App {
     pub ctx: Arc<Context>,
     pub clock: Arc<HandClock>,
     pub anchors: Anchors,
-    pub key_list: UnverifiedKeyList,
+    /// Where its keys lie.
+    pub folder: std::path::PathBuf,
     _folder: Option<TempDir>,
 }
 
@@ -72,24 +75,62 @@ pub(crate) async fn app_in(folder: &TempDir) -> Result<App, BootstrapError> {
 }
 
 pub(crate) async fn start(store: Arc<dyn Store>, folder: &std::path::Path) -> Result<App, BootstrapError> {
-    let clock = HandClock::new();
+    start_under(store, folder, HandClock::new(), &[signing(ANCHOR)], 1).await
+}
+
+/// The anchor of [`start`] and of [`replica`].
+pub(crate) const ANCHOR: u8 = 200;
+
+/// With these anchors, of which so many must sign; all do.
+pub(crate) async fn start_under(
+    store: Arc<dyn Store>,
+    folder: &std::path::Path,
+    clock: Arc<HandClock>,
+    anchor_keys: &[SigningKey],
+    threshold: usize,
+) -> Result<App, BootstrapError> {
+    let (Started { context, .. }, anchors) = process(store, &folder.join("keys"), folder, clock.clone(), anchor_keys, threshold).await?;
+    Ok(App { ctx: context, clock, anchors, folder: folder.to_owned(), _folder: None })
+}
+
+/// One of several processes: `keys` are everybody's, `own` is its own.
+pub(crate) async fn replica(
+    store: Arc<dyn Store>,
+    keys: &std::path::Path,
+    own: &std::path::Path,
+    clock: Arc<dyn Clock>,
+) -> Result<(Started, Anchors), BootstrapError> {
+    process(store, keys, own, clock, &[signing(ANCHOR)], 1).await
+}
+
+async fn process(
+    store: Arc<dyn Store>,
+    keys: &std::path::Path,
+    own: &std::path::Path,
+    clock: Arc<dyn Clock>,
+    anchor_keys: &[SigningKey],
+    threshold: usize,
+) -> Result<(Started, Anchors), BootstrapError> {
     let mut rng = StdRng::from_os_rng();
-    let keys = folder.join("keys");
-    let signer = Arc::new(FileSigner::open(&keys, &mut rng).unwrap());
-    let anchor = AnchorFile::open(&keys, &mut rng).unwrap();
-    let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
+    let signer = Arc::new(FileSigner::open(keys, &mut rng).unwrap());
+    let anchors = Anchors::new(anchor_keys.iter().map(Key::of).collect(), threshold).unwrap();
+    let first = |now: UtcMillis| {
+        let keys = signer.listed(UtcMillis(now.0 - 60_000), now.plus(365 * 24 * 3_600_000));
+        let payload = KeyListPayload { tenant: tenant(), version: 1, issued: now, max_ttl_secs: 86_400, keys, dead: vec![] };
+        UnverifiedKeyList::sign(&payload, &anchor_keys.iter().collect::<Vec<_>>())
+    };
     let start = Start {
         store,
         signer: Arc::clone(&signer) as Arc<dyn Signer>,
         anchors: anchors.clone(),
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        clock,
+        session_secret: SessionSecret::open(keys, &mut rng).unwrap(),
         rngs: [Box::new(rng.clone()), Box::new(rng)],
-        released: Released::open(&folder.join("released-checkpoint")).unwrap(),
+        released: Released::open(&own.join("released-checkpoint")).unwrap(),
         origin: "127.0.0.1/acme".parse().unwrap(),
         grants: grants(),
     };
-    let Started { context, key_list } = bootstrap(start, |now| anchor.first_list(&signer, &tenant(), now, 86_400)).await?;
-    Ok(App { ctx: context, clock, anchors, key_list, _folder: None })
+    Ok((bootstrap(start, first).await?, anchors))
 }
 
 fn grants() -> Grants {
@@ -106,7 +147,10 @@ fn grants() -> Grants {
 }
 
 pub(crate) fn identity(name: &str) -> Identity {
-    Identity { subject: Subject { issuer: "https://idp".into(), subject: name.into() }, auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] }
+    Identity {
+        subject: Subject { issuer: "https://idp".into(), subject: name.into() },
+        assurance: Assurance { auth_time: Some(NOW), acr: None, amr: vec!["pwd".into()] },
+    }
 }
 
 pub(crate) fn signing(n: u8) -> SigningKey {
@@ -121,7 +165,13 @@ pub(crate) fn possession(nonce: &[u8; 32], of: Key, signer: u8) -> [u8; 64] {
 
 impl App {
     pub async fn person(&self, name: &str) -> Principal {
-        sign_in(&self.ctx, &identity(name)).await.unwrap()
+        sign_in(&self.ctx, &identity(name), &self.journey().await).await.unwrap()
+    }
+
+    /// To the provider and back, without a session at the end.
+    pub async fn journey(&self) -> Journey {
+        let spends = (HashedToken::from_bytes(self.ctx.random()), self.ctx.now().plus(60_000));
+        Journey { before: before(&self.ctx).await.unwrap(), spends, opens: None, ends: None }
     }
 
     pub async fn register(&self, owner: &Principal, name: &str, n: u8) -> Result<Registered, RegisterError> {
@@ -148,9 +198,10 @@ impl App {
 
     /// Everything in the log, opened under the event key.
     pub async fn events(&self) -> Vec<Event> {
-        let key = self.ctx.signer.public(KeyUse::Event);
+        let list = self.ctx.keys.load();
+        let known = |id: &str| list.of(KeyUse::Event).map(|k| k.key).find(|k| crate::log::leaf::key_id(k) == id);
         let leaves = self.ctx.store.leaves(0, 100_000).await.unwrap();
-        leaves.iter().map(|l| OpenedLeaf::open(l, |_| Some(key)).unwrap().event).collect()
+        leaves.iter().map(|l| OpenedLeaf::open(l, known).unwrap().event).collect()
     }
 
     /// Until nothing holds the store any more.

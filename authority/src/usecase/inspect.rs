@@ -117,6 +117,7 @@ mod tests {
         let human = FloorScope::Human(alice.human().unwrap());
         revoke(&app.ctx, &sam, Target::Human(alice.human().unwrap()), None, None).await.unwrap();
         assert_eq!(of(&sam).await, Some((Standing::Killed(human), Standing::Killed(human))));
+        let alice = app.person("alice").await;
         revoke(&app.ctx, &alice, Target::Token(tid), None, None).await.unwrap();
         revoke(&app.ctx, &alice, Target::Delegation(grant), None, None).await.unwrap();
         assert_eq!(of(&alice).await, Some((Standing::Revoked(NOW), Standing::Revoked(NOW))));

@@ -56,7 +56,7 @@ impl Scene {
     /// An honest allow of this moment.
     fn allow(&self, number: u64, relied: Relied) -> Receipt {
         let (ctx, now) = (&self.app.ctx, self.app.ctx.now());
-        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys).unwrap();
+        let verified = UnverifiedToken::parse(&self.token).unwrap().verify(&ctx.keys.load()).unwrap();
         let (audience, tool, action, resource): (Audience, _, _, _) =
             ("payments/1".parse().unwrap(), "payments".parse().unwrap(), "transfer".parse().unwrap(), "acct/eu/7".parse().unwrap());
         let args = Arguments::from_json(br#"{"amount":{"minor":12000,"unit":"EUR"}}"#).unwrap();
@@ -73,7 +73,7 @@ impl Scene {
             policy: &ToolPolicy::STRICT,
             time: now,
             relied: Some(relied),
-            key_list_version: 1,
+            key_list_version: self.app.ctx.keys.load().payload().version,
         };
         Receipt::record(&call, &evidence, Ok(()))
     }
@@ -91,7 +91,7 @@ impl Scene {
 
     async fn replay(&self) -> Result<Summary, Finding> {
         let app = &self.app;
-        let bytes = export(&app.ctx, &app.key_list, &app.ctx.writer.checkpoint()).await.unwrap();
+        let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
         replay(&Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap())
     }
 
@@ -242,5 +242,168 @@ async fn nothing_is_logged_that_no_auditor_could_open() {
     let s = scene().await;
     s.app.clock.advance_ms(366 * 24 * 3_600_000);
     let refused = revoke(&s.app.ctx, &s.alice, Target::Delegation(s.grant), None, None).await.unwrap_err();
-    assert!(refused.to_string().contains("outside its window"), "{refused}");
+    assert!(refused.to_string().contains("no event key at hand is inside its window"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_use_of_before_a_root_keys_death_replays_and_one_of_after_it_is_found() {
+    use procura_verifier::key_list::{KeyUse, UnverifiedKeyList};
+
+    use super::publish_keys::publish;
+    use crate::keys::change::{Wanted, next};
+    let kill_the_root = async |s: &Scene| {
+        let (ctx, now) = (&s.app.ctx, s.app.ctx.now());
+        let new =
+            crate::signer::file::make_key(&s.app.folder.join("keys"), KeyUse::Root, &mut <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng()).unwrap();
+        let dead = ctx.signer.key_for(KeyUse::Root, now, now).unwrap();
+        let wanted = Wanted { new: vec![(KeyUse::Root, new)], dead: vec![dead], valid_ms: 86_400_000_000, ..Wanted::default() };
+        let list = next(ctx.keys.load().payload(), &wanted, now).unwrap();
+        publish(ctx, &Principal::LocalOperator, &UnverifiedKeyList::sign(&list, &[&signing(ANCHOR)]), &[]).await.unwrap();
+    };
+    for (late_by, known) in [(0, true), (1_000, true), (600_000, false)] {
+        let s = scene().await;
+        let honest = s.allow(1, s.nothing_taken(s.app.ctx.now()));
+        // Decided after the death, by a verifier that says it had the old list still.
+        let mut late = s.allow(2, s.nothing_taken(s.app.ctx.now().plus(late_by)));
+        late.time = s.app.ctx.now().plus(late_by);
+        kill_the_root(&s).await;
+        s.deliver(&honest).await;
+        if late_by == 0 {
+            assert_eq!(s.replay().await.unwrap().allowed, 1, "decided before, delivered after");
+        }
+        s.app.clock.advance_ms(late_by);
+        s.deliver(&late).await;
+        if known {
+            assert_eq!(s.replay().await.unwrap().allowed, 2);
+        } else {
+            s.found(FindingClass::Decision, "the next list was recorded").await;
+        }
+    }
+}
+
+/// Freezes and root keys, issued by hand: what an auditor makes of decisions beside them.
+mod stops {
+    use procura_verifier::decision::{Cause, Mode};
+    use procura_verifier::feed::message::{FloorScope, Freeze};
+    use procura_verifier::ids::FreezeId;
+    use procura_verifier::revocation::{RevokedBy, RevokedWhat};
+
+    use super::*;
+
+    const ID: FreezeId = FreezeId::from_bytes([6; 16]);
+
+    impl Scene {
+        async fn put(&self, item: Item) {
+            let by = event::Actor::LocalOperator;
+            self.forge(event::Revoke { item: event::Encoded(item.to_bytes()), by, reason_hash: None, delegation: None }, vec![item]).await;
+        }
+
+        /// Freezes the agent for an hour, or lifts.
+        async fn freeze(&self, version: u64, is_lift: bool) {
+            let until = if is_lift { UtcMillis(0) } else { self.app.ctx.now().plus(3_600_000) };
+            self.put(Item::Freeze(Freeze { id: ID, scope: FloorScope::Agent(self.bot), from: UtcMillis(0), until, version })).await;
+        }
+
+        async fn relied_now(&self) -> Relied {
+            let row = self.app.ctx.store.feed_since(1, 0, 256).await.unwrap().pop().unwrap();
+            use sha2::Digest as _;
+            self.relied(row.seq, sha2::Sha256::digest(&row.payload).into(), self.app.ctx.now())
+        }
+
+        fn says(&self, number: u64, relied: Relied, verdict: Result<(), Cause>) -> Receipt {
+            let mut receipt = self.allow(number, relied);
+            receipt.verdict = verdict;
+            receipt
+        }
+    }
+
+    #[tokio::test]
+    async fn a_freeze_denies_and_an_allow_or_another_cause_beside_it_is_found() {
+        let frozen = Err(Cause::Frozen { id: ID });
+        for (verdict, honest) in
+            [(frozen, true), (Ok(()), false), (Err(Cause::Stale), false), (Err(Cause::Frozen { id: FreezeId::from_bytes([7; 16]) }), false)]
+        {
+            let s = scene().await;
+            s.freeze(1, false).await;
+            s.app.clock.advance_ms(1);
+            let relied = s.relied_now().await;
+            s.deliver(&s.says(1, relied, verdict)).await;
+            if honest {
+                s.replay().await.unwrap();
+            } else {
+                s.found(FindingClass::Decision, "frozen").await;
+            }
+        }
+        // Before it was frozen, and after it was lifted, an invented freeze is found and an allow is right.
+        let s = scene().await;
+        let before = s.nothing_taken(s.app.ctx.now());
+        s.deliver(&s.says(1, before, frozen)).await;
+        s.freeze(1, false).await;
+        s.found(FindingClass::Decision, "does not bear out").await;
+        let s = scene().await;
+        s.freeze(1, false).await;
+        s.freeze(2, true).await;
+        s.app.clock.advance_ms(1);
+        let relied = s.relied_now().await;
+        s.deliver(&s.says(1, relied, Ok(()))).await;
+        assert_eq!(s.replay().await.unwrap().allowed, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_after_the_position_relied_on_may_freeze_and_may_lift() {
+        for (first_lift, verdict) in [(false, Err(Cause::Frozen { id: ID })), (true, Ok(()))] {
+            let s = scene().await;
+            if first_lift {
+                s.freeze(1, false).await;
+                let relied = s.relied_now().await;
+                s.freeze(2, true).await;
+                s.app.clock.advance_ms(1);
+                s.deliver(&s.says(1, relied, verdict)).await;
+            } else {
+                let relied = s.nothing_taken(s.app.ctx.now());
+                s.freeze(1, false).await;
+                s.app.clock.advance_ms(1);
+                s.deliver(&s.says(1, relied, verdict)).await;
+            }
+            s.replay().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_was_there_before_is_found() {
+        let s = scene().await;
+        s.freeze(2, true).await;
+        s.freeze(2, false).await;
+        s.found(FindingClass::State, "version that was there before").await;
+    }
+
+    #[tokio::test]
+    async fn a_killed_root_key_kills_what_it_signed_and_nothing_else() {
+        let root = |s: &Scene| *UnverifiedToken::parse(&s.token).unwrap().verify(&s.app.ctx.keys.load()).unwrap().root();
+        let by = RevokedBy { what: RevokedWhat::RootKey, seq: 1 };
+        for (is_root, verdict, honest) in
+            [(true, Err(Cause::Revoked(by)), true), (true, Ok(()), false), (false, Ok(()), true), (false, Err(Cause::Revoked(by)), false)]
+        {
+            let s = scene().await;
+            let key = if is_root { root(&s) } else { key(77) };
+            s.put(Item::RootKey { key }).await;
+            s.app.clock.advance_ms(1);
+            let relied = s.relied_now().await;
+            s.deliver(&s.says(1, relied, verdict)).await;
+            if honest {
+                s.replay().await.unwrap();
+            } else {
+                s.found(FindingClass::Decision, "root_key").await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn best_effort_that_block_0_does_not_name_is_found() {
+        let s = scene().await;
+        let mut lie = s.allow(1, s.nothing_taken(s.app.ctx.now()));
+        lie.mode = Mode::BestEffort;
+        s.deliver(&lie).await;
+        s.found(FindingClass::Decision, "best effort").await;
+    }
 }

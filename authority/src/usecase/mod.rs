@@ -6,9 +6,11 @@ pub mod delegate;
 pub mod enroll_verifier;
 pub mod inspect;
 pub mod issue;
+pub mod publish_keys;
 pub mod receipts;
 pub mod register_agent;
 pub mod revoke;
+pub mod session;
 pub mod sign_in;
 
 #[cfg(test)]
@@ -23,19 +25,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procura_verifier::claims::Generations;
 use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{AgentId, Clock, DelegationId, HumanId, Tenant, UtcMillis};
-use procura_verifier::key_list::{KeyList, KeyUse};
 use rand::RngCore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::agent_auth::Challenges;
 use crate::domain::delegation::scopes;
 use crate::domain::grants::Grants;
 use crate::domain::opening::Opening;
+use crate::domain::principal::Principal;
 use crate::feed::Feed;
+use crate::keys::Keys;
 use crate::log::event::{self, Event};
+use crate::seal::Seals;
 use crate::signer::Signer;
-use crate::store::{Answer, Placed, Row, Store, StoreError};
+use crate::store::{Answer, Placed, Require, Row, Store, StoreError};
 use crate::writer::{WriteError, Writer};
 
 /// What every use case works with: one tenant's. Cheap to share behind an `Arc`.
@@ -52,12 +55,12 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids, seeds and salts.
     pub rng: Mutex<Box<dyn RngCore + Send>>,
-    /// The key list in force.
-    pub keys: KeyList,
+    /// The key list in force: [`Keys::load`] it at the moment of need.
+    pub keys: Arc<Keys>,
     /// Who may delegate what.
     pub grants: Grants,
-    /// Open possession challenges.
-    pub challenges: Challenges,
+    /// Seals what is handed out and must come back, under a key that all replicas share.
+    pub seals: Seals,
     /// The feed.
     pub feed: Feed,
 }
@@ -104,6 +107,20 @@ pub struct Once {
 #[error("the idempotency key was used with another request")]
 pub struct OtherRequest;
 
+/// A human, tenant or everything was killed since this person signed in. They sign in again before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("your sign-in was revoked: sign in again")]
+pub struct SignedOut;
+
+/// What the commit of a person's act requires: that no kill came between their sign-in and this transaction (P5). Refused
+/// as [`crate::store::Refused::Killed`]. Put first, so that the killed hear that and nothing else.
+pub fn standing(by: &Principal) -> Vec<Require> {
+    match by {
+        Principal::Human { id, generations, .. } => generations.of(*id).map(|(scope, g)| Require::NotBelowFloor(scope, g)).to_vec(),
+        Principal::Agent(_) | Principal::LocalOperator | Principal::Verifier(_) => Vec::new(),
+    }
+}
+
 impl Context {
     /// Authority UTC.
     pub fn now(&self) -> UtcMillis {
@@ -119,10 +136,7 @@ impl Context {
 
     /// A signed leaf, to be held in memory until it is committed.
     fn leaf(&self, event: impl Into<Event>, at: UtcMillis) -> Result<Vec<u8>, Unavailable> {
-        // One leaf outside its key's window and no auditor could open the log ever again.
-        if !self.keys.is_live(KeyUse::Event, &self.signer.public(KeyUse::Event), at) {
-            return Err(Unavailable::Store(format!("the event key is outside its window at {at}")));
-        }
+        // One leaf outside its key's window and no auditor could open the log ever again: the signer finds a key or refuses.
         let signed = self.signer.leaf(&event.into(), &self.tenant, at).map_err(|e| Unavailable::Store(e.to_string()))?;
         Ok(signed.into_bytes())
     }

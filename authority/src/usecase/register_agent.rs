@@ -4,8 +4,8 @@ use procura_verifier::card::SignedCard;
 use procura_verifier::claims::Name;
 use procura_verifier::ids::{AgentId, Key};
 
-use super::{Context, Unavailable, card};
-use crate::agent_auth::PossessionError;
+use super::{Context, SignedOut, Unavailable, card, standing};
+use crate::agent_auth::{self, PossessionError};
 use crate::domain::agent::{Agent, AgentKey, AgentState, KeyState};
 use crate::domain::principal::Principal;
 use crate::log::event;
@@ -51,6 +51,9 @@ pub enum RegisterError {
     /// Another agent has this key, or a verifier.
     #[error("key {0} is registered already")]
     KeyTaken(Key),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -60,20 +63,23 @@ pub enum RegisterError {
 pub fn challenge(ctx: &Context, by: &Principal) -> Result<[u8; 32], RegisterError> {
     let owner = by.human().ok_or(RegisterError::NotHuman)?;
     let mut rng = ctx.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(ctx.challenges.draw(ctx.now(), &mut **rng, owner))
+    Ok(agent_auth::draw_challenge(&ctx.seals, ctx.now(), &mut **rng, owner))
 }
 
 /// The agent with its first card. Recorded in the log before it returns.
 pub async fn register_agent(ctx: &Context, by: &Principal, asked: &Registration) -> Result<Registered, RegisterError> {
     let owner = by.human().ok_or(RegisterError::NotHuman)?;
     let now = ctx.now();
-    ctx.challenges.redeem(now, owner, &ctx.tenant, &asked.nonce, &asked.key, &asked.signature)?;
+    let spends = agent_auth::redeem_challenge(&ctx.seals, now, owner, &ctx.tenant, &asked.nonce, &asked.key, &asked.signature)?;
     let agent = Agent { id: AgentId::from_bytes(ctx.random()), name: asked.name.clone(), owner, state: AgentState::Active, generation: 0, created: now };
     let (opening, name_salted_hash) = ctx.salted(asked.name.to_string());
     let leaf = event::Agent { agent: agent.id, owner, name_salted_hash, key: asked.key, generation: agent.generation };
     let key = AgentKey { key: asked.key, agent: agent.id, state: KeyState::Live, added: now };
-    let change = Change { rows: vec![Row::Agent(agent.clone()), Row::AgentKey(key), opening], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
+    let rows = vec![Row::Spent(spends.0, spends.1), Row::Agent(agent.clone()), Row::AgentKey(key), opening];
+    let change = Change { requires: standing(by), rows, leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
     let written = ctx.writer.submit(change).await.map_err(|e| match e {
+        WriteError::Refused(Refused::Killed(_)) => SignedOut.into(),
+        WriteError::Refused(Refused::Spent) => PossessionError::Nonce.into(),
         WriteError::Refused(Refused::NameTaken) => RegisterError::NameTaken(asked.name.clone()),
         WriteError::Refused(Refused::KeyTaken) => RegisterError::KeyTaken(asked.key),
         e => Unavailable::from_write(e).into(),
@@ -94,7 +100,7 @@ mod tests {
         let bot = app.register(&alice, "invoice-bot", 1).await.unwrap();
         let card = bot.card.claimed();
         assert_eq!((card.agent, card.holder, card.generation), (bot.agent, key(1), 0));
-        assert!(bot.card.verify(&app.ctx.keys).is_some());
+        assert!(bot.card.verify(&app.ctx.keys.load()).is_some());
         assert_eq!(card.expires_secs, NOW.secs() + 86_400);
         assert!(matches!(app.events().await.last(), Some(event::Event::Agent(e)) if e.agent == bot.agent && e.key == key(1)));
     }
@@ -106,6 +112,17 @@ mod tests {
         app.register(&alice, "invoice-bot", 1).await.unwrap();
         assert_eq!(app.register(&alice, "invoice-bot", 2).await, Err(RegisterError::NameTaken("invoice-bot".parse().unwrap())));
         assert_eq!(app.register(&alice, "fx-helper", 1).await, Err(RegisterError::KeyTaken(key(1))));
+        app.register(&alice, "fx-helper", 2).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_challenge_registers_one_agent() {
+        let app = app().await;
+        let alice = app.person("alice").await;
+        let nonce = challenge(&app.ctx, &alice).unwrap();
+        let asked = |name: &str, n| Registration { name: name.parse().unwrap(), key: key(n), nonce, signature: possession(&nonce, key(n), n) };
+        register_agent(&app.ctx, &alice, &asked("invoice-bot", 1)).await.unwrap();
+        assert_eq!(register_agent(&app.ctx, &alice, &asked("fx-helper", 2)).await, Err(RegisterError::Possession(PossessionError::Nonce)));
         app.register(&alice, "fx-helper", 2).await.unwrap();
     }
 

@@ -27,10 +27,11 @@ async fn everything_that_use_cases_do_replays() {
     for target in [Target::Token(tid), Target::Human(human), Target::Human(human), Target::Delegation(grant), Target::HolderKey(key(7))] {
         revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
     }
+    let alice = app.person("alice").await;
     let anew = delegate(&app.ctx, &alice, bot, terms(), None).await.unwrap().delegation;
     app.mint(bot, anew).await.unwrap();
 
-    let bytes = export(&app.ctx, &app.key_list, &app.ctx.writer.checkpoint()).await.unwrap();
+    let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
     let bundle = Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap();
     let summary = replay(&bundle).unwrap();
     assert_eq!((summary.delegations, summary.tokens, summary.revocations, summary.counted_denials), (2, 2, 5, 3));

@@ -5,11 +5,12 @@ use procura_verifier::ids::{AgentId, BootTime, DelegationId, HumanId, Key, Tid};
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
 
-use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, Unavailable};
+use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, standing};
 use crate::domain::agent::{AgentKey, KeyState};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
+use crate::domain::session::SessionChange;
 use crate::log::event::{self, Actor};
 use crate::store::{Change, Refused, Require, Row, TokenRecord};
 use crate::writer::WriteError;
@@ -60,6 +61,9 @@ pub enum RevokeError {
     /// Idempotency.
     #[error(transparent)]
     OtherRequest(#[from] OtherRequest),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -95,9 +99,11 @@ pub async fn revoke(ctx: &Context, by: &Principal, target: Target, reason: Optio
             hash
         });
         rows.extend(ctx.remember(once, &()));
+        let requires = [standing(by), requires].concat();
         let leaf = ctx.leaf(event::Revoke { item: event::Encoded(item.to_bytes()), by: actor, reason_hash, delegation }, ctx.now())?;
         match ctx.writer.submit(Change { requires, rows, items: vec![item], leaves: vec![leaf] }).await {
             Ok(w) => return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) }),
+            Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             // Somebody else revokes the same at the same moment: read again, so that each stands in the log with its own floor.
             Err(WriteError::Refused(Refused::GenerationMoved(..) | Refused::DelegationMoved(_) | Refused::DelegationNotLive | Refused::Answered)) => {}
             Err(e) => return Err(Unavailable::from_write(e).into()),
@@ -148,7 +154,10 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
             // A person whose row was erased can still be killed as long as anything rests on them.
             let known = ctx.store.find_human(id).await.map_err(Unavailable::from)?.is_some()
                 || !ctx.store.delegations_of(id).await.map_err(Unavailable::from)?.is_empty();
-            if known { floor(ctx, FloorScope::Human(id)).await } else { Err(RevokeError::Unknown) }
+            let mut taking = if known { floor(ctx, FloorScope::Human(id)).await? } else { return Err(RevokeError::Unknown) };
+            // Their sessions are dead by the floor; in the same transaction they are gone.
+            taking.rows.push(Row::Session(SessionChange::AllEnded(id)));
+            Ok(taking)
         }
         Target::HolderKey(key) => {
             let known = ctx.store.find_agent_key(key).await.map_err(Unavailable::from)?;
@@ -214,7 +223,7 @@ mod tests {
     async fn who_may_take_back_what() {
         let app = app().await;
         let (alice, bot, grant) = app.granted().await;
-        let (bob, sam) = (app.person("bob").await, app.person("sam").await);
+        let bob = app.person("bob").await;
         let tid = app.mint(bot, grant).await.unwrap().tid;
         let human = alice.human().unwrap();
         let all = [
@@ -238,8 +247,11 @@ mod tests {
             revoke(&app.ctx, &alice, *target, None, None).await.unwrap();
         }
         for target in all {
+            // Who stops the tenant has stopped themselves.
+            let sam = app.person("sam").await;
             revoke(&app.ctx, &sam, target, None, None).await.unwrap();
         }
+        let sam = app.person("sam").await;
         // To those who may not, what does not exist looks like what is not theirs.
         let nothing = Target::Delegation(DelegationId::from_bytes([99; 16]));
         assert_eq!(revoke(&app.ctx, &alice, nothing, None, None).await, Err(RevokeError::Forbidden));
@@ -250,7 +262,6 @@ mod tests {
     async fn each_kind_is_one_item_in_the_feed_beside_one_leaf() {
         let app = app().await;
         let (alice, bot, grant) = app.granted().await;
-        let sam = app.person("sam").await;
         let issued = app.mint(bot, grant).await.unwrap();
         let human = alice.human().unwrap();
         let floor = |scope| Item::Floor { scope, generation: 1 };
@@ -264,6 +275,7 @@ mod tests {
             (Target::Everything, floor(FloorScope::Global)),
         ];
         for (n, (target, item)) in (1..).zip(cases) {
+            let sam = app.person("sam").await;
             let done = revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
             assert_eq!(done.feed_seq, n);
             assert_eq!(items(&app).await.pop(), Some(item.clone()), "{target:?}");

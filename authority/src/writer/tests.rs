@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use procura_verifier::feed::message::{FloorScope, Item, SignedMessage};
 use procura_verifier::ids::{ClockId, Key, UtcMillis};
-use procura_verifier::key_list::Anchors;
+use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -31,6 +31,8 @@ struct World {
     writer: Writer,
     feed: Feed,
     keys: KeyList,
+    in_force: Arc<Keys>,
+    list: UnverifiedKeyList,
     clock: Arc<Ticking>,
     folder: tempfile::TempDir,
 }
@@ -41,7 +43,10 @@ async fn world() -> World {
     let signer = Arc::new(FileSigner::open(folder.path(), &mut rng).unwrap());
     let anchor = AnchorFile::open(folder.path(), &mut rng).unwrap();
     let list = anchor.first_list(&signer, &tenant(), UtcMillis(1_900_000_000_000), 3600);
-    let keys = Anchors::new(vec![anchor.public()], 1).unwrap().accept(&list, &tenant()).unwrap();
+    let anchors = Anchors::new(vec![anchor.public()], 1).unwrap();
+    let keys = anchors.accept(&list, &tenant()).unwrap();
+    let in_force = Arc::new(Keys::new(anchors, tenant(), list.clone()).unwrap());
+    signer.follow(in_force.clone());
     let store = Arc::new(Memory::new(tenant()));
     let clock = Arc::new(Ticking(AtomicU64::new(1000)));
     let head = store.head().await.unwrap();
@@ -52,6 +57,7 @@ async fn world() -> World {
     let parts = Parts {
         store: shared,
         signer,
+        keys: in_force.clone(),
         clock: clock.clone(),
         rng: Box::new(rng),
         origin: "127.0.0.1/acme".parse().unwrap(),
@@ -59,7 +65,7 @@ async fn world() -> World {
         pulse,
         feed: feed.clone(),
     };
-    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, clock, folder }
+    World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, in_force, list, clock, folder }
 }
 
 fn leaf(n: u32) -> Change {
@@ -271,6 +277,7 @@ async fn the_tail_is_what_was_published_from_memory_and_from_the_store() {
     // Another process, with nothing in memory, signs the same bytes again.
     let mut rng = StdRng::seed_from_u64(9);
     let signer: Arc<dyn Signer> = Arc::new(FileSigner::open(w.folder.path(), &mut rng).unwrap());
+    signer.follow(w.in_force.clone());
     let head = w.store.head().await.unwrap();
     let pulse = Arc::new(Pulse::new(tenant(), w.clock.clone(), signer.clone(), ClockId::from_bytes([6; 16]), head.feed, head.tree, (1, [0; 32])));
     let other = Feed::start(w.store.clone(), signer, pulse);
@@ -296,4 +303,20 @@ async fn long_leaves_do_not_make_a_long_commit() {
         done.await.unwrap().unwrap();
     }
     assert_eq!(w.store.commits(), 4, "1, then 18, 18 and 4");
+}
+
+#[tokio::test]
+async fn an_accepted_key_list_is_pushed_to_whoever_listens_and_takes_no_number() {
+    let w = world().await;
+    let mut heard = w.feed.subscribe();
+    w.feed.announce_key_list(&w.list, &w.keys, UtcMillis(1_900_000_000_000));
+    let change = loop {
+        let Some(Heard::Message(m)) = heard.next().await else { panic!("nothing heard") };
+        if let Message::KeyListChange(change) = m.verify(&w.keys, None).unwrap() {
+            break change;
+        }
+    };
+    assert_eq!((change.version, change.hash, &change.list), (w.keys.payload().version, *w.keys.hash(), &w.list.to_bytes()));
+    assert_eq!(w.beat().head_seq, 0);
+    assert!(w.feed.tail(1, 0).await.unwrap().is_empty());
 }

@@ -79,6 +79,8 @@ fn world_of(freshness_ms: u32, policy: ToolPolicy) -> World {
     let token = HeldToken::from_bytes(mint(&block, &key(1), [7; 32]).unwrap()).unwrap().seal().unwrap();
     let clock = Arc::new(Hand(AtomicU64::new(1_000_000_000)));
     let config = GuardConfig {
+        #[cfg(feature = "redis")]
+        redis: None,
         authority: trust.authority.clone(),
         trust,
         trust_path: None,

@@ -1,6 +1,7 @@
 //! Processes of the binary, people at their API, and requests past any client's manners.
 
 pub mod raw;
+pub mod redis;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -90,11 +91,17 @@ impl Authority {
     }
 
     pub async fn start_at(data: &Path, listen: &str) -> Self {
+        Self::start_with(data, listen, &[]).await
+    }
+
+    /// With more arguments.
+    pub async fn start_with(data: &Path, listen: &str, more: &[&str]) -> Self {
         let said = data.with_extension("stderr");
         let stderr = std::fs::File::options().create(true).append(true).open(&said).unwrap();
         let mut child = Command::new(binary())
             .args(["dev", "--json", "--listen", listen, "--data"])
             .arg(data)
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(true)

@@ -7,6 +7,8 @@ pub mod clock;
 pub mod message;
 pub mod state;
 
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sse")]
 pub mod sse;
 

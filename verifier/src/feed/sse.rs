@@ -40,8 +40,13 @@ pub struct FeedConfig {
     pub rng: Mutex<Box<dyn rand::RngCore + Send>>,
     /// The shortest freshness bound of the tool: without a stream the view is pulled twice as often, at most 20 times a second.
     pub bound: Duration,
-    /// When the stream is opened anew, with a new nonce, before the old one ends. 20 s by the protocol.
+    /// When the stream is opened anew, with a new nonce, before the old one ends. 20 s by the protocol. Without a stream: when a pull maps anew.
     pub reopen_every: Duration,
+    /// Whether an event stream is held open.
+    pub stream: StreamUse,
+    /// Redis beside the stream, as [`RedisConfig::open`](super::redis::RedisConfig::open) gives it; none by default.
+    #[cfg(feature = "redis")]
+    pub redis: Option<super::redis::RedisServer>,
     /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
     pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
     /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
@@ -62,11 +67,24 @@ impl FeedConfig {
             rng: Mutex::new(Box::new(rand::rngs::StdRng::from_os_rng())),
             bound: Duration::from_millis(150),
             reopen_every: Duration::from_secs(20),
+            stream: StreamUse::Held,
+            #[cfg(feature = "redis")]
+            redis: None,
             sign_in: None,
             trust_path: None,
             on_alarm: Box::new(|_| {}),
         }
     }
+}
+
+/// Whether a client holds an event stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamUse {
+    /// One, at all times.
+    Held,
+    /// None: for a verifier that cannot hold one. It lives of Redis, with a pull every [`FeedConfig::reopen_every`] to map the authority's
+    /// clock; without Redis too, of pulls alone, one in half a bound.
+    None,
 }
 
 /// An HTTP client with what the feed wants: TCP_NODELAY, connections within 1 s, no redirects.
@@ -85,6 +103,9 @@ pub struct FeedStatus {
     pub streams: usize,
     /// Pulls begun.
     pub pulls: u64,
+    /// The path over Redis.
+    #[cfg(feature = "redis")]
+    pub redis: super::redis::RedisStatus,
     /// Counts of the state machine.
     pub counters: FeedCounters,
     /// What last went wrong, as one sentence without secrets.
@@ -97,16 +118,18 @@ pub struct FeedClient {
     tasks: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
-    config: FeedConfig,
+pub(super) struct Shared {
+    pub(super) config: FeedConfig,
     base: String,
-    view: Arc<View>,
+    pub(super) view: Arc<View>,
     state: Mutex<FeedState>,
     pulls: Mutex<Pulls>,
     /// One walk of the tail, or fetch of the key list, at a time.
     following: tokio::sync::Mutex<()>,
     follower_spawned: AtomicBool,
     streams: AtomicUsize,
+    #[cfg(feature = "redis")]
+    pub(super) redis: super::redis::Counts,
     last_error: Mutex<Option<String>>,
 }
 
@@ -134,9 +157,18 @@ impl FeedClient {
             following: tokio::sync::Mutex::new(()),
             follower_spawned: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            #[cfg(feature = "redis")]
+            redis: super::redis::Counts::default(),
             last_error: Mutex::new(None),
         });
-        let tasks = vec![tokio::spawn(keep_stream(Arc::clone(&shared))), tokio::spawn(watch_over(Arc::clone(&shared)))];
+        let mut tasks = vec![tokio::spawn(watch_over(Arc::clone(&shared)))];
+        if shared.config.stream == StreamUse::Held {
+            tasks.push(tokio::spawn(keep_stream(Arc::clone(&shared))));
+        }
+        #[cfg(feature = "redis")]
+        if let Some(server) = shared.config.redis.clone() {
+            tasks.push(tokio::spawn(super::redis::keep_subscription(Arc::clone(&shared), server)));
+        }
         Self { shared, tasks }
     }
 
@@ -171,6 +203,8 @@ impl FeedClient {
             counters,
             streams: self.shared.streams.load(Ordering::Relaxed),
             pulls: lock(&self.shared.pulls).begun,
+            #[cfg(feature = "redis")]
+            redis: self.shared.redis.status(),
             last_error: lock(&self.shared.last_error).clone(),
         }
     }
@@ -263,18 +297,33 @@ async fn watch_over(shared: Arc<Shared>) {
         }
         let bound = micros(shared.config.bound);
         // With a stream, one lost beat is forgiven; without, two pulls fit into the bound.
-        let patience = if shared.streams.load(Ordering::Relaxed) > 0 { SILENCE_US } else { bound / 2 };
+        let patience = if shared.is_listening() { SILENCE_US } else { bound / 2 };
         let silent = heard.is_none_or(|h| now.micros_since(h) > patience);
         let stale = shared.view.fresh_as_of().is_none_or(|f| now.micros_since(f) > bound);
-        if need == Need::Pull || ((silent || stale) && now >= lock(&shared.pulls).retry_at) {
+        let due = silent || stale || (shared.config.stream == StreamUse::None && shared.is_mapping_due(now));
+        if need == Need::Pull || (due && now >= lock(&shared.pulls).retry_at) {
             drop(shared.start_pull());
         }
     }
 }
 
 impl Shared {
+    /// True while beats are to be expected without being asked for.
+    fn is_listening(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.redis.is_subscribed() {
+            return true;
+        }
+        self.streams.load(Ordering::Relaxed) > 0
+    }
+
+    /// Where no stream brings answers to nonces, the clocks are mapped by pulls (F11).
+    fn is_mapping_due(&self, now: BootTime) -> bool {
+        lock(&self.pulls).newest.as_ref().is_none_or(|(started, _)| now.micros_since(*started) > micros(self.config.reopen_every))
+    }
+
     /// The pull that whoever asks now may wait for.
-    fn start_pull(self: &Arc<Self>) -> watch::Receiver<bool> {
+    pub(super) fn start_pull(self: &Arc<Self>) -> watch::Receiver<bool> {
         let now = self.config.clock.boot();
         let mut pulls = lock(&self.pulls);
         let mut wait = 0;
@@ -368,7 +417,7 @@ impl Shared {
     }
 
     /// Fetches what is needed in the background, if nobody is at it. If this comes to nothing, the next heartbeat asks again.
-    fn follow_soon(self: &Arc<Self>, need: Need) {
+    pub(super) fn follow_soon(self: &Arc<Self>, need: Need) {
         match need {
             Need::Nothing => {}
             Need::Pull => drop(self.start_pull()),
@@ -478,15 +527,25 @@ impl Shared {
     }
 
     fn receive(self: &Arc<Self>, bytes: &[u8]) -> Result<Need, FeedError> {
+        self.receive_and_tell(bytes).0
+    }
+
+    /// Also whether anything moved: the watermark, or freshness.
+    pub(super) fn receive_and_tell(self: &Arc<Self>, bytes: &[u8]) -> (Result<Need, FeedError>, bool) {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, announced, alarms) = {
+        let (result, moved, announced, alarms) = {
             let mut state = self.state();
-            (state.receive(bytes, now, wall), state.take_announced(), state.take_alarms())
+            let before = (state.watermark(), state.counters().published);
+            let result = state.receive(bytes, now, wall);
+            (result, before != (state.watermark(), state.counters().published), state.take_announced(), state.take_alarms())
         };
         self.report(&alarms);
-        let need = result?;
-        let Some(list) = announced else { return Ok(need) };
-        let list = UnverifiedKeyList::from_bytes(&list).map_err(KeyListError::Malformed)?;
+        (result.and_then(|need| announced.map_or(Ok(need), |list| self.hear_list(need, &list))), moved)
+    }
+
+    /// A key list that a feed key pushed: believed for its anchors alone (F8).
+    fn hear_list(self: &Arc<Self>, need: Need, list: &[u8]) -> Result<Need, FeedError> {
+        let list = UnverifiedKeyList::from_bytes(list).map_err(KeyListError::Malformed)?;
         match self.believe(list) {
             Ok(after) => Ok(if after == Need::Nothing { need } else { after }),
             Err(FetchError::KeyList(error)) => Err(error.into()),
@@ -521,7 +580,7 @@ impl Shared {
         Ok(body)
     }
 
-    fn state(&self) -> MutexGuard<'_, FeedState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, FeedState> {
         self.state.lock().unwrap_or_else(|poisoned| {
             // A panic left the state half written: nothing may be published from it again.
             self.view.stick();
@@ -550,7 +609,7 @@ impl Shared {
     }
 
     /// 50 ms doubling to 1 s, and of that between half and all.
-    fn backoff(&self, failures: u32) -> Duration {
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
         let most = BACKOFF_MS.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BACKOFF_MS);
         let jitter = u64::from(lock(&self.config.rng).next_u32()) % (most / 2 + 1);
         Duration::from_millis(most / 2 + jitter)
@@ -582,7 +641,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// For what is replaced as a whole: a panic elsewhere leaves no half of it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

@@ -21,6 +21,7 @@ fn look_up(view: &View) -> Lookup {
         lids: &[],
         blocks: &[],
         holders: &[],
+        root: &Key::from_bytes([1; 32]),
         human: HumanRef::Id(HumanId::from_bytes([1; 16])),
         agents: &[(AgentId::from_bytes([1; 16]), 0)],
         delegation: DelegationId::from_bytes([1; 16]),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
-use procura_verifier::ids::{Key, Tenant};
+use procura_verifier::ids::{Key, Tenant, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyList, KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 
@@ -122,6 +122,13 @@ impl Bundle {
     /// The key list in force at a leaf: the last one recorded there or before.
     pub fn key_list_at(&self, index: u64) -> Option<&KeyList> {
         self.key_lists.range(..=index).next_back().map(|(_, list)| list)
+    }
+    /// The key list of that version, if it was recorded at that leaf or before, and when the next one was recorded.
+    pub fn key_list_of(&self, version: u64, index: u64) -> Option<(&KeyList, Option<UtcMillis>)> {
+        let mut recorded = self.key_lists.iter().skip_while(|(_, list)| list.payload().version != version);
+        let (_, list) = recorded.next().filter(|(at, _)| **at <= index)?;
+        let next = recorded.next().and_then(|(at, _)| self.leaves.get(usize::try_from(*at).ok()?)).map(|leaf| leaf.at);
+        Some((list, next))
     }
     /// The signed feed messages, in order. Framed, not yet decoded: their signatures are replay's to check.
     pub fn feed(&self) -> &[Vec<u8>] {

@@ -190,6 +190,6 @@ fn enrolled_audience(verifier: &event::Verifier) -> String {
     if verifier.instance.is_empty() { verifier.service.clone() } else { format!("{}/{}", verifier.service, verifier.instance) }
 }
 
-const CLOCK_SLACK_MS: u64 = 2_000;
+pub(super) const CLOCK_SLACK_MS: u64 = 2_000;
 /// How many receipts later an allow made at the same moment stands in the log for certain.
 const OPEN_END: u64 = 16;

@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{ANSWER_WAIT, text, within};
+use super::{ANSWER_WAIT, session, text, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
@@ -224,6 +224,7 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             f.answers.insert(fixed(&key, "answer", "key")?);
         }
     }
+    f.spent = session::spent(c, t, &needs.spent).await?;
     Ok(f)
 }
 
@@ -312,6 +313,8 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             many.answers.push((a, placed));
             return Ok(());
         }
+        Row::Session(change) => return session::write(c, t, change).await,
+        Row::Spent(secret, expires) => return session::spend(c, t, secret, *expires).await,
         Row::Human(h) => sqlx::query("INSERT INTO human (tenant, id, issuer, subject) VALUES ($1, $2, $3, $4)")
             .bind(t)
             .bind(h.id.as_bytes().as_slice())
@@ -436,12 +439,13 @@ async fn collect(c: &mut PgConnection, tenant: &Tenant, batch: &Batch) -> Result
     ] {
         sqlx::query(sql).bind(tenant.as_str()).bind(before).execute(&mut *c).await?;
     }
+    session::collect(c, tenant, before).await?;
     // By the database's clock, the only one that all replicas share.
     let sql = "DELETE FROM batch WHERE ctid = ANY(ARRAY(SELECT ctid FROM batch WHERE tenant = $1 AND begun < now() - interval '1 hour' LIMIT 8192))";
     sqlx::query(sql).bind(tenant.as_str()).execute(c).await.map(drop)
 }
 
-fn all(ids: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Vec<u8>> {
+pub(super) fn all(ids: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Vec<u8>> {
     ids.into_iter().map(|id| id.as_ref().to_vec()).collect()
 }
 
@@ -450,7 +454,7 @@ fn bigs(numbers: impl Iterator<Item = u64>) -> Result<Vec<i64>, StoreError> {
 }
 
 /// Written numbers are never pinned or wrapped: a place or a floor that is not the one that was signed is worse than none.
-fn big(n: u64) -> Result<i64, StoreError> {
+pub(super) fn big(n: u64) -> Result<i64, StoreError> {
     i64::try_from(n).map_err(|_| StoreError::Unavailable(format!("{n} does not fit, expected less than 2^63")))
 }
 

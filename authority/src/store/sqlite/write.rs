@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 
-use super::{Writer, unavailable};
+use super::{Writer, session, unavailable};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
@@ -217,6 +217,7 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
             f.answers.insert(fixed(&key, "answer", "key")?);
         }
     }
+    f.spent = session::spent(tx, tenant, &needs.spent).await?;
     Ok(f)
 }
 
@@ -302,6 +303,8 @@ impl Many {
                 self.answers.push(json!([hex::encode(a.key), hex::encode(a.request), a.body, int(a.expires.0), places[0], places[1], placed.feed_seq.map(int)]));
                 return Ok(());
             }
+            Row::Session(change) => return session::write(tx, t, change).await,
+            Row::Spent(secret, expires) => return session::spend(tx, t, secret, *expires).await,
             Row::Human(h) => sqlx::query("INSERT INTO human (tenant, id, issuer, subject) VALUES (?1, ?2, ?3, ?4)")
                 .bind(t)
                 .bind(h.id.as_bytes().to_vec())
@@ -388,6 +391,7 @@ async fn collect(tx: &mut Tx<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
         .bind(before / 1000 - 86_400)
         .execute(&mut **tx)
         .await?;
+    session::collect(tx, before).await?;
     sqlx::query("DELETE FROM batch WHERE number <= (SELECT max(number) FROM batch) - 1000").execute(&mut **tx).await?;
     Ok(())
 }
