@@ -226,6 +226,7 @@ impl Task {
                 }
             };
             let at = self.parts.clock.boot();
+            crate::failpoint::reach("committed");
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts, &batch, &committed);
             self.catch_up(batch.at, committed.key_list).await;
