@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use axum::Extension;
 use axum::serve::ListenerExt as _;
 use procura_verifier::feed::redis::RedisConfig;
-use procura_verifier::ids::{Clock, SystemClock};
+use procura_verifier::ids::Clock;
 use procura_verifier::key_list::Anchors;
 use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
@@ -92,7 +92,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     let lock = FolderLock::take(folder)?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let url = format!("http://{}", listener.local_addr()?);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = crate::failpoint::clock();
     let (stop, stopping) = watch::channel(false);
 
     let idp_listener = provider_listener(folder).await?;
@@ -173,7 +173,7 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
         store: Arc::new(store),
         signer: signer.clone(),
         anchors: anchors.clone(),
-        clock: Arc::new(SystemClock),
+        clock: crate::failpoint::clock(),
         rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
         released: Released::open(&folder.join("released-checkpoint"))?,
         session_secret: SessionSecret::open(&keys, &mut rng)?,

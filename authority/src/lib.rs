@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dev_idp;
 pub mod domain;
 pub mod expiring;
+mod failpoint;
 pub mod feed;
 pub mod http;
 pub mod keys;

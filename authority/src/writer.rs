@@ -232,6 +232,7 @@ impl Task {
             };
             let at = self.parts.clock.boot();
             self.parts.metrics.committed(at.micros_since(begun));
+            crate::failpoint::reach("committed");
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts, &batch, &committed);
             self.catch_up(batch.at, committed.key_list).await;

@@ -1,0 +1,49 @@
+//! Places where a test ends the process, and a wall clock that a test steps. Only with the feature `failpoints`, which no shipped
+//! binary has, and in a folder that `PROCURA_FAILPOINTS` names; otherwise nothing of it is there.
+
+use std::sync::Arc;
+
+use procura_verifier::ids::{Clock, SystemClock};
+
+/// Ends the process without a word, as SIGKILL would, if the folder holds a file of this name. When is left in `NAME.at`, in
+/// microseconds of the boot clock.
+#[cfg(feature = "failpoints")]
+pub(crate) fn reach(name: &str) {
+    let Some(file) = std::env::var_os(FOLDER).map(|folder| std::path::Path::new(&folder).join(name)) else { return };
+    if file.exists() {
+        _ = std::fs::write(file.with_extension("at"), SystemClock.boot().0.to_string());
+        std::process::abort();
+    }
+}
+
+/// Nothing.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) const fn reach(_: &str) {}
+
+/// The machine's clock.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+/// The machine's clock, its wall clock off by what the file `wall-ms` says.
+#[cfg(feature = "failpoints")]
+pub(crate) fn clock() -> Arc<dyn Clock> {
+    struct Stepped(std::path::PathBuf);
+    impl Clock for Stepped {
+        fn boot(&self) -> procura_verifier::ids::BootTime {
+            SystemClock.boot()
+        }
+        fn wall(&self) -> procura_verifier::ids::UtcMillis {
+            let by: i64 = std::fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+            procura_verifier::ids::UtcMillis(SystemClock.wall().0.saturating_add_signed(by))
+        }
+    }
+    match std::env::var_os(FOLDER) {
+        Some(folder) => Arc::new(Stepped(std::path::Path::new(&folder).join("wall-ms"))),
+        None => Arc::new(SystemClock),
+    }
+}
+
+#[cfg(feature = "failpoints")]
+const FOLDER: &str = "PROCURA_FAILPOINTS";

@@ -1,0 +1,71 @@
+//! Faults between real processes, one line each: revocations survived, late allows (0), seconds to full view.
+//!
+//! ```text
+//! cargo build -p procura-authority --all-features --bin procura
+//! cargo test -p procura-tests --all-features --test faults                     the bounded form
+//! cargo test -p procura-tests --all-features --test faults -- --long           the whole
+//! cargo test -p procura-tests --all-features --test faults -- 'black hole'     by name
+//! ```
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod fault;
+mod mangle;
+mod scene;
+mod site;
+#[allow(dead_code, unused_imports, reason = "the system tests use the rest")]
+#[path = "../system/support/mod.rs"]
+mod support;
+mod watcher;
+mod wire;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use fault::FAULTS;
+use scene::Scene;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, authority, trust] = &args[..]
+        && mode == "verifier"
+    {
+        watcher::run(authority, trust);
+        return ExitCode::SUCCESS;
+    }
+    let long = args.iter().any(|a| a == "--long");
+    // Other flags are the test runner's.
+    let names: Vec<_> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen: Vec<_> = FAULTS.iter().filter(|f| names.is_empty() || names.iter().any(|n| f.name.contains(n.as_str()))).collect();
+    if args.iter().any(|a| a == "--list") {
+        chosen.iter().for_each(|f| println!("{}: test", f.name));
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(run(&chosen, long))
+}
+
+async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
+    let began = Instant::now();
+    println!("| fault | revocations survived | late allows | latest allow after commit, ms | stale denials | full view after, s |\n|---|---|---|---|---|---|");
+    let mut failed = 0;
+    for fault in chosen {
+        let lasting = if long { fault.lasts.1 } else { fault.lasts.0 };
+        let outcome = Scene::set(if long { 60 } else { 16 }).await.run(fault, lasting).await;
+        println!(
+            "| {} | {} | {} | {:.1} | {} | {:.2} |",
+            fault.name,
+            outcome.revocations,
+            outcome.late_allows,
+            outcome.latest_ms,
+            outcome.stale,
+            outcome.full_view.as_secs_f64()
+        );
+        for problem in &outcome.problems {
+            println!("  FAILED: {problem}");
+        }
+        failed += usize::from(!outcome.problems.is_empty());
+    }
+    println!("{} faults, {failed} failed, {:.0} s", chosen.len(), began.elapsed().as_secs_f64());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

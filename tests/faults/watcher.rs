@@ -1,0 +1,244 @@
+//! A verifier as a process: follows the feed, decides on canaries without pause, and answers what it saw.
+//!
+//! ```text
+//! canary N TOKEN KEY     decide on it from now on (base64url, hex)
+//! wall MS                its wall clock is off by so much from now on
+//! status                 one line of JSON
+//! ```
+
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use ed25519_dalek::SigningKey;
+use procura_verifier::call::{Arguments, Call, Seed};
+use procura_verifier::claims::{Audience, DataClass};
+use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
+use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
+use procura_verifier::ids::{BootTime, Clock, SystemClock, UtcMillis};
+use procura_verifier::proof::{UnverifiedProof, VerifiedProof};
+use procura_verifier::revocation::{RevocationView as _, View};
+use procura_verifier::token::{UnverifiedToken, VerifiedToken};
+use procura_verifier::trust::TrustFile;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// What one verifier saw.
+#[derive(Serialize, Deserialize, Debug, Default, Clone)]
+pub struct Status {
+    /// Epoch and number.
+    pub watermark: (u64, u64),
+    pub hash: String,
+    /// By number: microseconds of the boot clock inside the last allow, the word of the last verdict, and allows after a denial as revoked.
+    pub canaries: Vec<(u64, String, u64)>,
+    /// Denials for want of freshness.
+    pub stale: u64,
+    /// Sweeps over the canaries and the longest pause between two, in microseconds.
+    pub sweeps: u64,
+    pub alarms: Vec<String>,
+    pub last_error: Option<String>,
+}
+
+/// The process, from outside. Killed when dropped.
+pub struct Watcher {
+    child: Child,
+    tell: ChildStdin,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watcher {
+    pub fn start(authority: &str, trust: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["verifier", authority])
+            .arg(trust)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let tell = child.stdin.take().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, tell, said }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub async fn tell(&mut self, line: &str) {
+        self.tell.write_all(format!("{line}\n").as_bytes()).await.expect("the verifier listens");
+    }
+
+    pub async fn canary(&mut self, number: usize, token: &[u8], key: &SigningKey) {
+        self.tell(&format!("canary {number} {} {}", BASE64.encode(token), hex::encode(key.to_bytes()))).await;
+    }
+
+    pub async fn status(&mut self) -> Status {
+        self.tell("status").await;
+        let line = tokio::time::timeout(Duration::from_secs(10), self.said.next_line()).await.expect("the verifier answers").unwrap();
+        serde_json::from_str(&line.expect("the verifier runs")).unwrap()
+    }
+}
+
+struct Canary {
+    token: VerifiedToken,
+    proof: VerifiedProof<'static>,
+    last_allow: u64,
+    verdict: &'static str,
+    revoked: bool,
+    after_revoked: u64,
+}
+
+/// The wall clock can be stepped, and what the boot clock last said is kept: an allow is timed by the last reading inside `decide`.
+struct TestClock {
+    wall_ms: AtomicI64,
+    last: AtomicU64,
+}
+
+impl Clock for TestClock {
+    fn boot(&self) -> BootTime {
+        let now = SystemClock.boot();
+        self.last.store(now.0, Ordering::Relaxed);
+        now
+    }
+    fn wall(&self) -> UtcMillis {
+        UtcMillis(SystemClock.wall().0.saturating_add_signed(self.wall_ms.load(Ordering::Relaxed)))
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    canaries: Mutex<Vec<Canary>>,
+    stale: AtomicU64,
+    sweeps: AtomicU64,
+    stop: AtomicBool,
+    alarms: Mutex<Vec<String>>,
+}
+
+/// The process, from inside. Ends with its standard input.
+pub fn run(authority: &str, trust: &str) {
+    rustls::crypto::ring::default_provider().install_default().expect("the first TLS provider");
+    let trust = TrustFile::from_json(&std::fs::read(PathBuf::from(trust)).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let clock = Arc::new(TestClock { wall_ms: AtomicI64::new(0), last: AtomicU64::new(0) });
+    let view = Arc::new(View::new("payments".parse().unwrap(), trust.keys().unwrap()));
+    let seen = Arc::new(Seen::default());
+    let mut config = FeedConfig::new(authority, trust.anchors, http_client().unwrap());
+    // The spinner notes readings of its own clock only.
+    config.clock = Arc::new(Walled(Arc::clone(&clock)));
+    config.on_alarm = Box::new({
+        let seen = Arc::clone(&seen);
+        move |alarm| seen.alarms.lock().unwrap().push(format!("{alarm:?}"))
+    });
+    let client = {
+        let _inside = runtime.enter();
+        FeedClient::start(config, Arc::clone(&view))
+    };
+    let spinner = std::thread::spawn({
+        let (view, clock, seen) = (Arc::clone(&view), Arc::clone(&clock), Arc::clone(&seen));
+        move || spin(&view, &clock, &seen)
+    });
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["canary", number, token, key] => {
+                let canary = canary(&BASE64.decode(token).unwrap(), key, &view);
+                let mut canaries = seen.canaries.lock().unwrap();
+                assert_eq!(canaries.len(), number.parse::<usize>().unwrap(), "canaries come in order");
+                canaries.push(canary);
+            }
+            ["wall", ms] => clock.wall_ms.store(ms.parse().unwrap(), Ordering::Relaxed),
+            ["status"] => println!("{}", serde_json::to_string(&status(&seen, &client)).unwrap()),
+            _ => panic!("what is `{line}`"),
+        }
+    }
+    seen.stop.store(true, Ordering::Relaxed);
+    spinner.join().unwrap();
+}
+
+/// The same clocks, without leaving a note.
+struct Walled(Arc<TestClock>);
+
+impl Clock for Walled {
+    fn boot(&self) -> BootTime {
+        SystemClock.boot()
+    }
+    fn wall(&self) -> UtcMillis {
+        self.0.wall()
+    }
+}
+
+fn canary(token: &[u8], key: &str, view: &View) -> Canary {
+    let mut seed = [0; 32];
+    hex::decode_to_slice(key, &mut seed).unwrap();
+    // Kept for as long as the process lives.
+    let audience: &'static Audience = Box::leak(Box::new("payments/1".parse().unwrap()));
+    let args: &'static Arguments = Box::leak(Box::new(Arguments::from_json(br#"{"amount":{"minor":100,"unit":"EUR"}}"#).unwrap()));
+    let call = Call {
+        tenant: Box::leak(Box::new(view.tenant().clone())),
+        audience,
+        tool: Box::leak(Box::new("payments".parse().unwrap())),
+        action: Box::leak(Box::new("transfer".parse().unwrap())),
+        resource: Box::leak(Box::new("acct/eu/7".parse().unwrap())),
+        args,
+        data_class: DataClass::Internal,
+    };
+    let token = UnverifiedToken::parse(token).unwrap().verify(&view.key_list()).expect("a token of the authority");
+    let proof = UnverifiedProof::sign(&SigningKey::from_bytes(&seed), token.hash(), &call, SystemClock.wall(), &[7; 16], [5; 16], Seed::from_bytes([3; 32]));
+    let proof = proof.verify(token.last_holder(), token.hash(), Box::leak(Box::new(call))).expect("a proof");
+    Canary { token, proof, last_allow: 0, verdict: "none", revoked: false, after_revoked: 0 }
+}
+
+fn spin(view: &View, clock: &TestClock, seen: &Seen) {
+    while !seen.stop.load(Ordering::Relaxed) {
+        let sweep = seen.sweeps.fetch_add(1, Ordering::Relaxed);
+        for canary in &mut *seen.canaries.lock().unwrap() {
+            // What is known as revoked is looked at now and then: only an allow would still be news.
+            if canary.revoked && sweep % 16 != 0 {
+                continue;
+            }
+            let arrived = SystemClock.boot();
+            let decision = decide(&canary.token, Asked::Proven(canary.proof.proven()), &ToolPolicy::STRICT, view, clock, arrived);
+            match decision {
+                Decision::Allow(_) => {
+                    canary.last_allow = clock.last.load(Ordering::Relaxed);
+                    canary.verdict = "allow";
+                    canary.after_revoked += u64::from(canary.revoked);
+                }
+                Decision::Deny(cause) => {
+                    canary.verdict = match cause {
+                        Cause::Revoked(_) => "revoked",
+                        Cause::Stale => "stale",
+                        _ => "other",
+                    };
+                    canary.revoked |= canary.verdict == "revoked";
+                    seen.stale.fetch_add(u64::from(cause == Cause::Stale), Ordering::Relaxed);
+                }
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn status(seen: &Seen, client: &FeedClient) -> Status {
+    let feed = client.status();
+    let (epoch, seq, hash) = feed.watermark;
+    Status {
+        watermark: (epoch, seq),
+        hash: hex::encode(hash),
+        canaries: seen.canaries.lock().unwrap().iter().map(|c| (c.last_allow, c.verdict.to_owned(), c.after_revoked)).collect(),
+        stale: seen.stale.load(Ordering::Relaxed),
+        sweeps: seen.sweeps.load(Ordering::Relaxed),
+        alarms: seen.alarms.lock().unwrap().clone(),
+        last_error: feed.last_error,
+    }
+}
+
+const PAUSE: Duration = Duration::from_micros(500);

@@ -1,0 +1,121 @@
+//! A network between two processes: delay, rate, silence without an end, one way or both.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// What happens to bytes in one direction.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Way {
+    Open,
+    /// Each byte comes so much later.
+    Late(Duration),
+    /// So many bytes a second.
+    Slow(u32),
+    /// Nothing comes through and nothing is said: what was sent arrives when the way is open again, as TCP would send it again.
+    Silent,
+    /// Nobody reads: the sender's buffers fill.
+    Unread,
+}
+
+/// A relay of TCP connections to one address.
+pub struct Wire {
+    pub at: SocketAddr,
+    up: watch::Sender<Way>,
+    down: watch::Sender<Way>,
+    reset: watch::Sender<()>,
+}
+
+impl Wire {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (up, down, reset) = (watch::Sender::new(Way::Open), watch::Sender::new(Way::Open), watch::Sender::new(()));
+        let wire = Self { at, up: up.clone(), down: down.clone(), reset: reset.clone() };
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (up, down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
+                tokio::spawn(async move {
+                    // A dead target refuses: so does its network, by closing.
+                    let Ok(far) = TcpStream::connect(target).await else { return };
+                    _ = near.set_nodelay(true);
+                    _ = far.set_nodelay(true);
+                    let (from_near, to_near) = near.into_split();
+                    let (from_far, to_far) = far.into_split();
+                    tokio::select! {
+                        () = carry(from_near, to_far, up) => {}
+                        () = carry(from_far, to_near, down) => {}
+                        _ = reset.changed() => {}
+                    }
+                });
+            }
+        });
+        wire
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.at)
+    }
+
+    /// From the one who connected to the target, and back.
+    pub fn set(&self, up: Way, down: Way) {
+        self.up.send_replace(up);
+        self.down.send_replace(down);
+    }
+
+    /// Closes every connection of this moment.
+    pub fn reset(&self) {
+        self.reset.send_replace(());
+    }
+}
+
+async fn carry(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+    let (put, mut take) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
+    let mut reading = way.clone();
+    let read = async move {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            if reading.wait_for(|w| *w != Way::Unread).await.is_err() {
+                return;
+            }
+            let most = if matches!(*reading.borrow(), Way::Slow(_)) { 512 } else { buffer.len() };
+            match from.read(&mut buffer[..most]).await {
+                Ok(n) if n > 0 && put.send((Instant::now(), buffer[..n].to_vec())).await.is_ok() => {}
+                _ => return,
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, bytes)) = take.recv().await {
+            loop {
+                let now = *way.borrow_and_update();
+                match now {
+                    Way::Open | Way::Unread => break,
+                    Way::Silent => {
+                        if way.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    Way::Late(by) => {
+                        tokio::select! {
+                            () = sleep_until(at + by) => break,
+                            changed = way.changed() => if changed.is_err() { return },
+                        }
+                    }
+                    Way::Slow(rate) => {
+                        sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate))).await;
+                        break;
+                    }
+                }
+            }
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
+}
