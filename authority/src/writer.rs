@@ -13,13 +13,15 @@ use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use rand::RngCore;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::checkpoints::Checkpoints;
+pub use crate::checkpoints::ReleasedCheckpoint;
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
-use crate::log::checkpoint::{Checkpoint, Origin};
+use crate::log::checkpoint::Origin;
 use crate::signer::Signer;
-use crate::signer::released::{ReleaseError, Released, TreeHead};
+use crate::signer::released::{ReleaseError, Released};
 use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Row, Store};
 
 /// Most changes in one transaction.
@@ -44,15 +46,6 @@ pub enum WriteError {
     /// Nothing was written, or it is not known whether it was: a request with an idempotency key may be repeated.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-}
-
-/// A signed checkpoint that may be shown to anyone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReleasedCheckpoint {
-    /// What it says.
-    pub tree: TreeHead,
-    /// The signed note.
-    pub note: Arc<str>,
 }
 
 /// Why the writer does not start.
@@ -94,7 +87,7 @@ pub struct Parts {
 pub struct Writer {
     routine: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
-    checkpoint: watch::Receiver<ReleasedCheckpoint>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 struct Job {
@@ -121,16 +114,15 @@ pub struct Written {
 
 impl Writer {
     /// Compares the store's head with what was released, releases it again, and starts the task.
-    pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
-        let head = parts.store.head().await?;
-        parts.released.release(head.tree)?;
-        let first = sign_checkpoint(&*parts.signer, &parts.origin, head.tree)?;
-        parts.pulse.released(head.tree);
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let Parts { store, signer, clock, rng, origin, released, pulse, feed } = parts;
+        let checkpoints = Arc::new(Checkpoints::start(&*store, Arc::clone(&signer), origin, Arc::clone(&pulse), released).await?);
+        feed.follow(Arc::clone(&checkpoints));
         let (routine, from_routine) = mpsc::channel(MAX_WAITING);
         let (urgent, from_urgent) = mpsc::channel(MAX_WAITING);
-        let (show, checkpoint) = watch::channel(first);
-        tokio::spawn(Task { parts, from_routine, from_urgent, show }.run());
-        Ok(Self { routine, urgent, checkpoint })
+        let task = Task { store, signer, clock, rng, pulse, feed, from_routine, from_urgent, checkpoints: Arc::clone(&checkpoints) };
+        tokio::spawn(task.run());
+        Ok(Self { routine, urgent, checkpoints })
     }
 
     /// Writes a change. On `Ok` it is durable and its feed message is on its way; on an error of its own nothing of it was written.
@@ -165,7 +157,7 @@ impl Writer {
 
     /// The newest checkpoint that may be shown.
     pub fn checkpoint(&self) -> ReleasedCheckpoint {
-        self.checkpoint.borrow().clone()
+        self.checkpoints.newest()
     }
 
     /// True while the writer takes changes.
@@ -175,52 +167,71 @@ impl Writer {
 }
 
 struct Task {
-    parts: Parts,
+    store: Arc<dyn Store>,
+    signer: Arc<dyn Signer>,
+    clock: Arc<dyn Clock>,
+    rng: Box<dyn RngCore + Send + Sync>,
+    pulse: Arc<Pulse>,
+    feed: Feed,
     from_routine: mpsc::Receiver<Job>,
     from_urgent: mpsc::Receiver<Job>,
-    show: watch::Sender<ReleasedCheckpoint>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl Task {
     async fn run(mut self) {
         while let Some(jobs) = self.gather().await {
             let (changes, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.change, j.tell)).unzip();
+            if self.pulse.is_stopped() {
+                answer(waiting, std::iter::repeat_with(|| Err(stopped())));
+                return;
+            }
             let mut id = [0; 16];
-            self.parts.rng.fill_bytes(&mut id);
-            let batch = Batch { id, at: self.parts.clock.wall(), feed_key: self.parts.signer.public(KeyUse::Feed), changes };
-            self.parts.pulse.begin();
-            let committed = match self.parts.store.commit(&batch).await {
+            self.rng.fill_bytes(&mut id);
+            let batch = Batch { id, at: self.clock.wall(), feed_key: self.signer.public(KeyUse::Feed), changes };
+            let known = self.checkpoints.known();
+            self.pulse.begin();
+            let committed = match self.store.commit(&batch).await {
                 Ok(committed) => Ok(committed),
                 Err(CommitError::Unavailable(e)) => Err(e.to_string()),
-                Err(CommitError::Unknown(would_be, why)) => find_out(&*self.parts.store, batch.id, *would_be, why).await,
+                Err(CommitError::Unknown(would_be, why)) => find_out(&*self.store, batch.id, *would_be, why).await,
             };
             let committed = match committed {
                 Ok(committed) => committed,
                 Err(why) => {
-                    self.parts.pulse.abandon();
+                    self.pulse.abandon();
                     tracing::error!(error = %why, changes = waiting.len(), "commit failed");
                     answer(waiting, std::iter::repeat_with(|| Err(WriteError::Unavailable(why.clone()))));
                     continue;
                 }
             };
-            let at = self.parts.clock.boot();
-            self.parts.pulse.settle(committed.head.feed);
-            note_key_list(&self.parts.pulse, &batch, &committed);
+            let at = self.clock.boot();
+            self.pulse.settle(committed.head.feed);
+            note_key_list(&self.pulse, &batch, &committed);
             let messages = self.sign_feed(&committed);
-            match self.release(committed.head.tree) {
+            match self.release(&committed, known) {
                 // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
                 Err(e @ ReleaseError::Fork { .. }) => {
                     tracing::error!(error = %e, "log fork, the writer stops");
-                    // Heartbeats claim no later moment than this: verifiers go stale.
-                    self.parts.pulse.begin();
                     return;
                 }
                 Err(e) => tracing::error!(error = %e, "checkpoint not released"),
                 Ok(()) => {}
             }
             answer(waiting, committed.outcomes.into_iter().map(|o| o.map(|placed| Written { placed, committed: at }).map_err(WriteError::Refused)));
-            self.parts.feed.publish(committed.head.feed.epoch, messages);
+            self.feed.publish(committed.head.feed.epoch, messages);
         }
+    }
+
+    /// Shows the checkpoint of a commit that went on from what was shown. Where others committed in between, the feed's
+    /// follower shows it, after it has seen that the log between the two is one.
+    fn release(&self, committed: &Committed, known: crate::signer::released::TreeHead) -> Result<(), ReleaseError> {
+        let written = committed.outcomes.iter().flatten().map(|p| p.leaves.end - p.leaves.start).sum::<u64>();
+        if committed.head.tree.size.saturating_sub(written) > known.size {
+            self.feed.hint();
+            return Ok(());
+        }
+        self.checkpoints.release(committed.head.tree, Some(known))
     }
 
     /// Waits for a change, then takes what else is there: revocations first.
@@ -264,7 +275,7 @@ impl Task {
             .messages
             .iter()
             .filter_map(|row| match read(&row.payload) {
-                Ok(message) => Some((row.seq, self.parts.signer.feed(&message))),
+                Ok(message) => Some((row.seq, self.signer.feed(&message))),
                 // Our own bytes of a moment ago. The heartbeat tells verifiers that something is missing: they deny.
                 Err(e) => {
                     tracing::error!(error = %e, seq = row.seq, "feed message unreadable");
@@ -272,22 +283,6 @@ impl Task {
                 }
             })
             .collect()
-    }
-
-    /// Recorded durably first, signed second, shown third.
-    fn release(&mut self, tree: TreeHead) -> Result<(), ReleaseError> {
-        if self.show.borrow().tree == tree {
-            return Ok(());
-        }
-        self.parts.released.release(tree)?;
-        match sign_checkpoint(&*self.parts.signer, &self.parts.origin, tree) {
-            Ok(signed) => {
-                self.parts.pulse.released(tree);
-                self.show.send_replace(signed);
-            }
-            Err(e) => tracing::error!(error = %e, "checkpoint not signed"),
-        }
-        Ok(())
     }
 }
 
@@ -305,11 +300,6 @@ async fn find_out(store: &dyn Store, id: [u8; 16], would_be: Committed, why: Str
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
-}
-
-fn sign_checkpoint(signer: &dyn Signer, origin: &Origin, tree: TreeHead) -> Result<ReleasedCheckpoint, crate::log::checkpoint::CheckpointError> {
-    let note = signer.checkpoint(&Checkpoint { origin: origin.clone(), size: tree.size, root: tree.root })?;
-    Ok(ReleasedCheckpoint { tree, note: note.into() })
 }
 
 fn note_key_list(pulse: &Pulse, batch: &Batch, committed: &Committed) {

@@ -16,7 +16,7 @@ use crate::log::checkpoint::Origin;
 use crate::log::event;
 use crate::signer::Signer;
 use crate::signer::released::Released;
-use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
+use crate::store::{Batch, Change, CommitError, Refused, Row, Store, StoreError};
 use crate::writer::{Parts, StartError, Writer};
 
 /// What a start needs.
@@ -95,7 +95,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
     let key_list = (keys.payload().version, *keys.hash());
-    let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
+    let pulse = Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list);
+    let pulse = Arc::new(pulse.proven_by(&store));
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
     let parts = Parts {
         store: Arc::clone(&store),
@@ -112,7 +113,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     Ok(Started { context: Arc::new(context), key_list: signed })
 }
 
-/// Before the writer runs, so this is the only writer there is.
+/// Before the writer runs.
 async fn record_first(
     start: &mut Start,
     tenant: &Tenant,
@@ -135,6 +136,11 @@ async fn record_first(
     let done = start.store.commit(&batch).await.map_err(|e: CommitError| first(&e))?;
     match done.outcomes.first() {
         Some(Ok(_)) => Ok(signed),
+        // Another replica that starts for the first time was faster: its list counts.
+        Some(Err(Refused::KeyListMoved(_))) => match start.store.key_list().await? {
+            Some((_, bytes)) => Ok(UnverifiedKeyList::from_bytes(&bytes)?),
+            None => Err(first(&Unavailable::Busy)),
+        },
         Some(Err(refused)) => Err(first(refused)),
         None => Err(first(&Unavailable::Busy)),
     }
