@@ -8,6 +8,7 @@ mod bad_input;
 mod cli;
 mod demo;
 mod kill;
+mod replicas;
 mod roles;
 mod support;
 mod tool;

@@ -2,11 +2,13 @@
 
 pub mod agent;
 pub mod delegate;
+pub mod dev_idp;
 pub mod door;
 pub mod keygen;
 pub mod log;
 pub mod login;
 pub mod revoke;
 pub mod sample_tool;
+pub mod serve;
 pub mod session;
 pub mod token;

@@ -35,7 +35,7 @@ impl Inner {
                 let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
                 for row in &rows {
                     // A hole means that this process's own writer was faster: what it published is skipped on the next round.
-                    if !self.send(epoch, row.seq, self.signed(row)?) {
+                    if !self.send_next(epoch, row.seq, self.signed(row)?) {
                         break;
                     }
                 }

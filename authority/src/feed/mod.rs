@@ -149,7 +149,7 @@ impl Feed {
     /// Where another process committed in between, nothing goes out before its messages have been read.
     pub(crate) fn publish(&self, epoch: u64, messages: Vec<(u64, SignedMessage)>) {
         for (seq, message) in messages {
-            if !self.0.send(epoch, seq, Arc::new(message)) {
+            if !self.0.send_next(epoch, seq, Arc::new(message)) {
                 self.0.behind.notify_one();
                 return;
             }
@@ -178,8 +178,16 @@ impl Inner {
         Ok(Arc::new(self.signer.feed(&message)))
     }
 
+    fn send(&self, message: Arc<SignedMessage>) {
+        self.bus.publish(message);
+    }
+
+    fn has_listeners(&self) -> bool {
+        self.bus.has_listeners()
+    }
+
     /// Sends a message if it is the next one; drops it if it went out before. False if there is a hole before it.
-    fn send(&self, epoch: u64, seq: u64, message: Arc<SignedMessage>) -> bool {
+    fn send_next(&self, epoch: u64, seq: u64, message: Arc<SignedMessage>) -> bool {
         let mut published = self.published();
         if (epoch, seq) <= (published.epoch, published.seq) {
             return true;
@@ -193,7 +201,7 @@ impl Inner {
         }
         published.recent.push_back((epoch, seq, Arc::clone(&message)));
         // Under the lock: what listeners hear is in order.
-        self.bus.publish(message);
+        self.send(message);
         true
     }
 }
@@ -223,7 +231,7 @@ async fn beat(inner: std::sync::Weak<Inner>) {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { break };
         // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
-        if !inner.bus.has_listeners() {
+        if !inner.has_listeners() {
             continue;
         }
         // Trouble is said where it is found.
@@ -232,7 +240,7 @@ async fn beat(inner: std::sync::Weak<Inner>) {
             if inner.is_behind() && inner.catch_up().await.is_err() {
                 inner.behind.notify_one();
             }
-            inner.bus.publish(Arc::new(beat));
+            inner.send(Arc::new(beat));
         }
     }
 }

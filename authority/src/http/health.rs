@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::auth::Caller;
 use super::{ApiError, AppState};
+use crate::store::shared::{Shared, Standby};
 
 /// `GET /`: where a browser ends up after signing in.
 pub async fn root(State(app): State<AppState>, caller: Option<Caller>) -> String {
@@ -18,13 +19,27 @@ pub async fn alive() -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
-/// `GET /readyz`: the store answers and the writer runs.
+/// `GET /readyz`: the store answers, the writer runs, and a heartbeat of this moment can be signed. `warnings` are of what
+/// works and promises less than it could.
 pub async fn ready(State(app): State<AppState>) -> Result<Json<Value>, ApiError> {
     let head = app.ctx.store.head().await.map_err(ApiError::unavailable)?;
     if !app.ctx.writer.is_running() {
         return Err(ApiError::unavailable("the writer has ended"));
     }
-    Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq })))
+    // With a nonce of our own: many who ask at once cost one beat.
+    app.ctx.feed.answer(app.ctx.random::<16>().to_vec()).await.map_err(ApiError::unavailable)?;
+    let standby = app.ctx.store.shared().map(Shared::standby);
+    let database = match standby {
+        None => json!({ "kind": "sqlite" }),
+        Some(Standby::None) => json!({ "kind": "postgres", "synchronous_standbys": 0 }),
+        Some(Standby::Synchronous(n)) => json!({ "kind": "postgres", "synchronous_standbys": n }),
+    };
+    let mut warnings = Vec::new();
+    if standby == Some(Standby::None) {
+        warnings.push("no synchronous standby: a failover of the database may lose what was answered");
+    }
+    let feed = json!({ "heartbeats": true });
+    Ok(Json(json!({ "ok": true, "tree_size": head.tree.size, "feed_seq": head.feed.seq, "database": database, "feed": feed, "warnings": warnings })))
 }
 
 /// `GET /v1/me`: who is signed in.

@@ -41,6 +41,14 @@ pub enum KeyFileError {
         /// Its mode.
         mode: u32,
     },
+    /// One use has no key.
+    #[error("key folder {folder} has no {name}.key, expected one of each use")]
+    Missing {
+        /// Which folder.
+        folder: PathBuf,
+        /// Which use.
+        name: &'static str,
+    },
     /// Not a key.
     #[error("key file {0} is not an Ed25519 key in PKCS#8 PEM")]
     NotAKey(PathBuf),
@@ -60,6 +68,12 @@ impl FileSigner {
     /// Reads the keys in `folder`, making those that are missing.
     pub fn open(folder: &Path, rng: &mut impl rand::CryptoRng) -> Result<Self, KeyFileError> {
         let mut key = |name| load_or_make(folder, name, rng);
+        Ok(Self { root: key("root")?, feed: key("feed")?, event: key("event")?, log: key("log")?, card: key("card")?, approval: key("approval")? })
+    }
+
+    /// Reads the keys in `folder`, where there has to be one of each use: nothing is made.
+    pub fn load(folder: &Path) -> Result<Self, KeyFileError> {
+        let key = |name| load(&folder.join(format!("{name}.key")))?.ok_or_else(|| KeyFileError::Missing { folder: folder.to_owned(), name });
         Ok(Self { root: key("root")?, feed: key("feed")?, event: key("event")?, log: key("log")?, card: key("card")?, approval: key("approval")? })
     }
 
@@ -119,6 +133,10 @@ impl AnchorFile {
     /// Reads `<folder>/anchor.key`, making it if missing.
     pub fn open(folder: &Path, rng: &mut impl rand::CryptoRng) -> Result<Self, KeyFileError> {
         Ok(Self(load_or_make(folder, "anchor", rng)?))
+    }
+    /// Reads `<folder>/anchor.key` if it is there: nothing is made.
+    pub fn find(folder: &Path) -> Result<Option<Self>, KeyFileError> {
+        Ok(load(&folder.join("anchor.key"))?.map(Self))
     }
     /// Its public key.
     pub fn public(&self) -> Key {

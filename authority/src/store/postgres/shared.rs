@@ -234,3 +234,123 @@ const BEAT_WAIT: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::{floor, leaf, one, tenant};
+    use crate::store::postgres::Postgres;
+    use crate::store::postgres::server::Server;
+    use crate::store::shared::Shared as _;
+    use crate::store::{Row, Store as _};
+
+    const ME: ClockId = ClockId::from_bytes([7; 16]);
+
+    async fn run(c: &mut PgConnection, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(c).await.unwrap();
+    }
+
+    #[test]
+    fn the_setting_says_how_many_standbys_count() {
+        for (names, count) in [("", 0), ("  ", 0), ("*", 1), ("a, b", 1), ("FIRST 2 (a, b, c)", 2), ("any 3(a,b,c)", 3), ("2 (a, b)", 2), ("(x", 1)] {
+            assert_eq!(required(names), count, "{names}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_beat_sees_what_was_committed_before_it_by_anybody() {
+        let (name, url) = Server::shared().database().await;
+        let (a, b) = (Postgres::open(&url, tenant()).await.unwrap(), Postgres::open(&url, tenant()).await.unwrap());
+        for n in 1..5_u8 {
+            one(&a, n, floor(u64::from(n))).await.unwrap();
+            let beaten = b.beat(ME).await.unwrap();
+            assert_eq!(beaten.head, a.head().await.unwrap());
+            assert_eq!(beaten.head.feed.seq, u64::from(n));
+        }
+        let list = b"a signed list".to_vec();
+        let change = crate::store::Change { rows: vec![Row::KeyList(1, list.clone())], ..leaf(1) };
+        one(&a, 9, change).await.unwrap();
+        let hash = <sha2::Sha256 as sha2::Digest>::digest(&list).into();
+        assert_eq!(b.beat(ME).await.unwrap().key_list, (1, hash));
+        // Written, since a transaction that writes nothing waits for nobody.
+        let mut c = Server::shared().connect(&name).await;
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM beat").fetch_one(&mut c).await.unwrap();
+        assert_eq!(rows, 1);
+    }
+
+    #[tokio::test]
+    async fn commits_are_heard_of_by_others_and_rolled_back_ones_are_not() {
+        let (name, url) = Server::shared().database().await;
+        let (a, b) = (Postgres::open(&url, tenant()).await.unwrap(), Postgres::open(&url, tenant()).await.unwrap());
+        let mut hints = b.hints();
+        // The first word is that it listens.
+        hints.wait_for(|h| h.heard > 0).await.unwrap();
+        let placed = one(&a, 1, floor(1)).await.unwrap();
+        let heard = *hints.wait_for(|h| h.size > 0).await.unwrap();
+        assert_eq!((heard.feed, heard.size), ((1, 1), placed.leaves.end));
+        // A listener that lost its connection says so, and hears again.
+        let mut c = Server::shared().connect(&name).await;
+        run(&mut c, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'procura listen' AND datname = current_database()").await;
+        hints.wait_for(|h| h.size == 0).await.unwrap();
+        loop {
+            one(&a, hints.borrow().heard as u8 ^ 0x80, floor(u64::from(hints.borrow().heard as u8) + 2)).await.ok();
+            if tokio::time::timeout(Duration::from_millis(300), hints.wait_for(|h| h.size > placed.leaves.end)).await.is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// A standby that is named and not there: COMMIT waits, and a cancelled wait reports success.
+    #[tokio::test]
+    async fn a_beat_whose_wait_for_the_standby_was_cancelled_is_none() {
+        let server = Server::start();
+        let (name, url) = server.database().await;
+        let store = Arc::new(Postgres::open(&url, tenant()).await.unwrap());
+        store.beat(ME).await.unwrap();
+        assert_eq!(store.standby(), Standby::None);
+        let mut c = server.connect(&name).await;
+        run(&mut c, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+        run(&mut c, "SELECT pg_reload_conf()").await;
+        while sqlx::query_scalar::<_, String>("SHOW synchronous_standby_names").fetch_one(&mut server.connect(&name).await).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let beating = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.beat(ME).await }
+        });
+        let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE 'procura beat%'";
+        let pid: i32 = loop {
+            if let Some(pid) = sqlx::query_scalar(waits).fetch_optional(&mut c).await.unwrap() {
+                break pid;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        // A caller that gives up leaves the one beat under way, and begins no other.
+        let early = store.beat(ME).await.unwrap_err().to_string();
+        assert!(early.contains("no answer"), "{early}");
+        assert!(beating.await.unwrap().is_err(), "it waits longer than anybody");
+        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").fetch_one(&mut c).await.unwrap();
+        assert_eq!(waiting, 1);
+        // Cancelled: COMMIT says that all went well. The next beat is given up by its canceller as well.
+        assert!(sqlx::query_scalar::<_, bool>("SELECT pg_cancel_backend($1)").bind(pid).fetch_one(&mut c).await.unwrap());
+        let cancelled = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.beat(ME).await }
+        });
+        let pid: i32 = loop {
+            if let Some(pid) = sqlx::query_scalar(waits).fetch_optional(&mut c).await.unwrap() {
+                break pid;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        sqlx::query("SELECT pg_cancel_backend($1)").bind(pid).execute(&mut c).await.unwrap();
+        let said = cancelled.await.unwrap().unwrap_err().to_string();
+        assert!(said.contains("0 of 1 synchronous standbys"), "{said}");
+        assert_eq!(store.standby(), Standby::Synchronous(1));
+        // Its twin: the setting gone, the same store beats.
+        run(&mut c, "ALTER SYSTEM RESET synchronous_standby_names").await;
+        run(&mut c, "SELECT pg_reload_conf()").await;
+        while store.beat(ME).await.is_err() {}
+        assert_eq!(store.standby(), Standby::None);
+    }
+}
