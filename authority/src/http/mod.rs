@@ -25,6 +25,7 @@ use axum::routing::{get, post};
 use procura_verifier::ids::Tenant;
 use procura_verifier::key_list::UnverifiedKeyList;
 use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
@@ -106,7 +107,8 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/agents", get(agents::list).post(agents::register))
         .route("/v1/card", post(tokens::card))
         .route("/v1/delegations", get(delegations::list).post(delegations::create))
-        .route("/v1/token", post(tokens::mint))
+        // Minting waits for minting: a revocation finds at most so many before it at the database, however many agents ask.
+        .route("/v1/token", post(tokens::mint).layer(GlobalConcurrencyLimitLayer::new(MAX_MINTING)))
         .route("/v1/revocations", post(revocations::create))
         .route("/v1/verifiers", post(verifiers::enrol))
         .route("/v1/feed/tail", get(feed::tail))
@@ -163,4 +165,6 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
+/// Most mints under way at once: a full batch of the writer's.
+const MAX_MINTING: usize = crate::writer::MAX_BATCH;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
