@@ -104,12 +104,7 @@ async fn open(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyh
         grants: config.grants(),
     };
     let started = bootstrap(start, |_| list).await?;
-    let trust = TrustFile {
-        anchors,
-        authority: config.server.public_url.clone(),
-        tenant: config.server.tenant.clone(),
-        key_list: started.key_list.clone(),
-    };
+    let trust = TrustFile { anchors, authority: config.server.public_url.clone(), tenant: config.server.tenant.clone(), key_list: started.key_list.clone() };
     write_whole(&config.server.data.join("trust.json"), &trust.to_json())?;
     Ok(started)
 }

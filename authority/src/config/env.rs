@@ -36,5 +36,4 @@ pub(super) fn overridden(name: &str, text: &str, environment: impl IntoIterator<
 }
 
 /// The fields that are no text.
-const NOT_TEXT: [(&str, &str); 5] =
-    [("server", "max_ttl_secs"), ("keys", "anchors"), ("keys", "threshold"), ("issuer", "algorithms"), ("redis", "sharded")];
+const NOT_TEXT: [(&str, &str); 5] = [("server", "max_ttl_secs"), ("keys", "anchors"), ("keys", "threshold"), ("issuer", "algorithms"), ("redis", "sharded")];
