@@ -67,7 +67,7 @@ impl Checkpoints {
             }
         }
         released.release(tree, None)?;
-        let first = sign(&*signer, &keys, &origin, tree, last_leaf_at(store, tree).await?)?;
+        let first = sign(&*signer, &keys, &origin, tree, last_leaf_at(store, tree).await?.unwrap_or_else(|| pulse.utc()))?;
         pulse.released(tree);
         Ok(Self { signer, keys, origin, pulse, released: Mutex::new(released), show: watch::Sender::new(first) })
     }
@@ -121,7 +121,7 @@ impl Checkpoints {
         if let Err(e) = self.keys.refresh(store, self.pulse.utc()).await {
             return Err(StoreError::Unavailable(format!("key list: {e}")).into());
         }
-        Ok(self.release(tree, None, last_leaf_at(store, tree).await?)?)
+        Ok(self.release(tree, None, last_leaf_at(store, tree).await?.unwrap_or_else(|| self.pulse.utc()))?)
     }
 }
 
@@ -141,12 +141,12 @@ async fn continues(store: &dyn Store, tree: TreeHead) -> Result<bool, StoreError
     Ok(found.root() == tree.root)
 }
 
-/// When the last leaf was made; of an empty tree the beginning of time, which no key holds.
-async fn last_leaf_at(store: &dyn Store, tree: TreeHead) -> Result<UtcMillis, StoreError> {
-    let Some(last) = tree.size.checked_sub(1) else { return Ok(UtcMillis(0)) };
+/// When the last leaf was made, if there is one.
+async fn last_leaf_at(store: &dyn Store, tree: TreeHead) -> Result<Option<UtcMillis>, StoreError> {
+    let Some(last) = tree.size.checked_sub(1) else { return Ok(None) };
     let leaf = store.leaves(last, 1).await?.into_iter().next();
     let read = leaf.and_then(|leaf| UnverifiedLeaf::parse(&leaf).ok().map(|leaf| leaf.unverified_at()));
-    read.ok_or_else(|| StoreError::Inconsistent { table: "leaf", column: "bytes", id: last.to_string() })
+    read.map(Some).ok_or_else(|| StoreError::Inconsistent { table: "leaf", column: "bytes", id: last.to_string() })
 }
 
 /// The log keys that hold at `at` sign.

@@ -12,15 +12,13 @@ use crate::signer::released::ReleaseError;
 use crate::store::shared::Hint;
 
 impl Inner {
-    /// True if the head is known to be further than what was published.
+    /// True if the head is further than what was published, by a beat or by another process's word.
     pub(super) fn is_behind(&self) -> bool {
         // The only writer publishes what it writes.
-        if self.store.shared().is_none() {
-            return false;
-        }
-        let head = self.pulse.head();
+        let Some(shared) = self.store.shared() else { return false };
+        let (head, hint) = (self.pulse.head(), shared.hints().borrow().feed);
         let published = self.published();
-        (head.epoch, head.seq) > (published.epoch, published.seq)
+        hint.max((head.epoch, head.seq)) > (published.epoch, published.seq)
     }
 
     /// Publishes what is stored after what was published last.
@@ -92,16 +90,12 @@ pub(super) async fn run(inner: Weak<Inner>, checkpoints: Arc<Checkpoints>) {
         must_show |= asked;
         let Some(feed) = inner.upgrade() else { return };
         let heard = *hints.borrow_and_update();
-        let is_news = {
-            let published = feed.published();
-            heard.feed > (published.epoch, published.seq)
-        };
-        if (asked || is_news || heard.feed == (0, 0) || feed.is_behind())
+        if (asked || heard.feed == (0, 0) || feed.is_behind())
             && let Err(e) = feed.catch_up().await
         {
             tracing::warn!(error = %e, "commits of others are not published yet");
         }
-        must_show &= shared && (heard.size == 0 || heard.size > checkpoints.known().size);
+        must_show &= heard.size == 0 || heard.size > checkpoints.known().size;
         // Each costs a write to disk: not one for every commit of others.
         if must_show && Instant::now() >= may_show {
             may_show = Instant::now() + SHOW_EVERY;

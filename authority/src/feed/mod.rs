@@ -154,7 +154,10 @@ impl Feed {
 
     /// Messages of an epoch after `seq`, in order, at most [`MAX_TAIL`].
     pub async fn tail(&self, epoch: u64, seq: u64) -> Result<Vec<Arc<SignedMessage>>, FeedUnavailable> {
-        if let Some(recent) = self.recent(epoch, seq) {
+        // Short of what others committed, memory would send the reader back for the rest.
+        if !self.0.is_behind()
+            && let Some(recent) = self.recent(epoch, seq)
+        {
             return Ok(recent);
         }
         let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;

@@ -244,6 +244,10 @@ async fn a_replica_that_has_not_heard_writes_nothing_under_the_old_list() {
     assert_eq!(b.ctx.keys.load().payload().version, 1);
     b.person("alice").await;
     assert_eq!((b.ctx.keys.load().payload().version, b.in_use(KeyUse::Event)), (2, new));
+    // The checkpoint over the other's leaves is shown once the log is seen to be one.
+    while b.ctx.writer.checkpoint().tree.size < 3 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(b.replays().await, 3);
     // Or it hears first.
     let (payload, _) = b.prepared(KeyUse::Feed, &[]);
