@@ -65,8 +65,8 @@ impl Scene {
         for _ in 0..3 {
             self.revoke_next().await;
         }
-        fault.begin(&mut self).await;
         let stale_before = self.stale(fault).await;
+        fault.begin(&mut self).await;
         let ends = Instant::now() + lasting;
         while Instant::now() < ends && self.next + AFTER < self.canaries.len() {
             let gap = lasting / u32::try_from(self.canaries.len() - AFTER).unwrap();
