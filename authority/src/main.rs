@@ -72,6 +72,14 @@ enum Command {
     /// The key list: rotate keys, sign it with the anchors, put it in force
     #[command(subcommand)]
     Keys(cli::keys::Command),
+    /// Try the kill switch on a delegation of its own, and put the answer on record
+    ///
+    /// Example: procura drill --data ./authority
+    Drill(cli::drill::Args),
+    /// List who listens to revocations and how far each has applied them; enrol and retire
+    ///
+    /// Example: procura verifiers --data ./authority
+    Verifiers(cli::verifiers::Args),
     /// Export and replay the log
     #[command(subcommand)]
     Log(cli::log::Command),
@@ -123,8 +131,10 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Agent(command) => cli::agent::run(&command, &http()?).await.map(|()| 0),
         Command::Delegate(args) => cli::delegate::run(&args, &http()?).await.map(|()| 0),
         Command::Delegations(at) => cli::delegate::list(&at, &http()?).await.map(|()| 0),
-        Command::Revoke(args) => cli::revoke::run(&args, &http()?).await.map(|()| 0),
+        Command::Revoke(args) => cli::revoke::run(&args, &http()?).await,
         Command::Keys(command) => cli::keys::run(command, &http()?).await.map(|()| 0),
+        Command::Drill(args) => cli::drill::run(&args, &http()?).await,
+        Command::Verifiers(args) => cli::verifiers::run(&args, &http()?).await.map(|()| 0),
         Command::Log(command) => cli::log::run(command).await,
         Command::Token(command) => cli::token::run(&command, http()?).await.map(held),
         // Streams of the feed have no end: no overall timeout.

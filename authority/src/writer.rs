@@ -20,6 +20,7 @@ use crate::feed::beat::Pulse;
 use crate::keys::Keys;
 use crate::log::checkpoint::{Checkpoint, Origin};
 use crate::log::leaf::UnverifiedLeaf;
+use crate::metrics::Metrics;
 use crate::signer::Signer;
 use crate::signer::released::{ReleaseError, Released, TreeHead};
 use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Require, Row, Store};
@@ -95,6 +96,8 @@ pub struct Parts {
     pub pulse: Arc<Pulse>,
     /// Where messages go.
     pub feed: Feed,
+    /// How long commits take.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The door to the writer. Cheap to clone; the writer ends when the last clone is gone.
@@ -211,6 +214,7 @@ impl Task {
             let feed_key = self.parts.signer.key_for(KeyUse::Feed, at, at).unwrap_or(NO_KEY);
             let batch = Batch { id, at, feed_key, changes };
             self.parts.pulse.begin();
+            let begun = self.parts.clock.boot();
             let committed = match self.parts.store.commit(&batch).await {
                 Ok(committed) => Ok(committed),
                 Err(CommitError::Unavailable(e)) => Err(e.to_string()),
@@ -220,12 +224,14 @@ impl Task {
                 Ok(committed) => committed,
                 Err(why) => {
                     self.parts.pulse.abandon();
+                    self.parts.metrics.commit_failed();
                     tracing::error!(error = %why, changes = waiting.len(), "commit failed");
                     answer(waiting, std::iter::repeat_with(|| Err(WriteError::Unavailable(why.clone()))));
                     continue;
                 }
             };
             let at = self.parts.clock.boot();
+            self.parts.metrics.committed(at.micros_since(begun));
             crate::failpoint::reach("committed");
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts, &batch, &committed);

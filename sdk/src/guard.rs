@@ -15,9 +15,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::cache::TokenCache;
 use procura_verifier::call::{Arguments, Call};
 use procura_verifier::claims::{Audience, DataClass, Name, Resource};
-use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, Mode, ToolPolicy, decide_at};
+use procura_verifier::decision::{Accept, Asked, Cause, Decision, Freshness, Mode, STRICT_MS, ToolPolicy, decide_at};
 use procura_verifier::feed::Alarm;
-use procura_verifier::feed::sse::{FeedClient, FeedConfig};
+use procura_verifier::feed::sse::{Enrolment, FeedClient, FeedConfig};
 use procura_verifier::ids::{BootTime, Clock, Tenant};
 use procura_verifier::proof::{Challenge, ReplayCache, UnverifiedProof, VerifiedProof};
 use procura_verifier::revocation::{RevocationView as _, View};
@@ -274,7 +274,7 @@ pub struct GuardConfig {
     pub audience: Audience,
     /// The enrolment of the key.
     pub verifier: procura_verifier::ids::VerifierId,
-    /// The verifier's key: signs receipts.
+    /// The verifier's key: signs receipts, sign-ins and acknowledgements.
     pub key: ed25519_dalek::SigningKey,
     /// What this tool insists on.
     pub policy: ToolPolicy,
@@ -321,6 +321,13 @@ impl Guard {
         {
             feed.redis = config.redis;
         }
+        let run = random()?;
+        let mode = Mode::of(match config.policy.freshness {
+            Freshness::Strict => Some(STRICT_MS),
+            Freshness::Bounded { ms } => Some(ms),
+            Freshness::BestEffort => None,
+        });
+        feed.enrolment = Some(Enrolment { verifier: config.verifier, audience: config.audience.clone(), run, key: config.key.clone(), mode });
         let paused = replay.clone();
         feed.on_alarm = Box::new(move |alarm| {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.
@@ -338,7 +345,7 @@ impl Guard {
                 tracing::warn!(audience = %config.audience, "freshness mode best_effort: tokens that name it are taken without knowing what was revoked");
             }
         }
-        let receipts = Receipts::new(config.verifier, random()?, config.key);
+        let receipts = Receipts::new(config.verifier, run, config.key);
         let (at, time) = (view.clone(), clock.clone());
         let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
         let feed = FeedClient::start(feed, view.clone());

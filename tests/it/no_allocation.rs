@@ -65,6 +65,30 @@ fn a_warm_decision_allocates_nothing_whatever_the_depth() {
     });
 }
 
+/// Nor does a look-up in a real view, whether its ids came last or are merged: hits and misses.
+#[test]
+fn a_lookup_allocates_nothing() {
+    use procura_verifier::claims::{Generations, HumanRef};
+    use procura_verifier::feed::message::Item;
+    use procura_verifier::ids::{AgentId, DelegationId, HumanId, Tid};
+    let view = procura_verifier::revocation::View::new("payments".parse().unwrap(), key_list());
+    let id = |n: u16| Tid::from_bytes([n.to_be_bytes(); 8].concat().try_into().unwrap());
+    let items: Vec<_> = (0..2000).map(|n| (0, Item::Tid { tid: id(n), exp_secs: u64::MAX })).collect();
+    view.apply(1, &items[..1000]);
+    view.merge(BootTime(0));
+    view.apply(2, &items[1000..]);
+    for (n, revoked) in [(5, true), (1500, true), (3000, false)] {
+        let tids = [id(n)];
+        let agents = [(AgentId::from_bytes([1; 16]), 0)];
+        let (human, delegation) = (HumanRef::Id(HumanId::from_bytes([1; 16])), DelegationId::from_bytes([1; 16]));
+        let (root, generations) = (procura_verifier::ids::Key::from_bytes([1; 32]), Generations::default());
+        let lineage = Lineage { root: &root, tids: &tids, lids: &[], blocks: &[], holders: &[], human, agents: &agents, delegation, generations };
+        let mut found = Lookup::Behind;
+        let counted = allocation_counter::measure(|| found = view.lookup(&lineage));
+        assert_eq!((matches!(found, Lookup::Revoked(_)), counted.count_total), (revoked, 0), "id {n}");
+    }
+}
+
 /// The counter counts: it would see an allocation if there were one.
 #[test]
 fn the_counter_sees_an_allocation() {

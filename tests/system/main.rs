@@ -14,3 +14,4 @@ mod roles;
 mod sessions;
 mod support;
 mod tool;
+mod watch;

@@ -3,16 +3,22 @@
 //! One writer (the feed) applies items and then publishes freshness; any number of decisions read freshness and then look up.
 //! That order on both sides is law 7: an allow never rests on a freshness whose items it did not see.
 
-use std::collections::{BTreeMap, HashMap};
+mod freeze;
+mod ids;
+mod merge;
+mod sets;
+mod utc;
 
 use crate::claims::{Generations, HumanRef, Name};
-use crate::feed::message::{FloorScope, Item};
-use crate::ids::{AgentId, BlockId, BootTime, DelegationId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
+use crate::feed::message::Item;
+use crate::ids::{AgentId, BlockId, BootTime, DelegationId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::KeyList;
 use crate::receipt::Relied;
-use freeze::Freezes;
 pub use freeze::Frozen;
+pub use sets::IdKind;
+use sets::Sets;
 use sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
+use utc::AuthorityUtc;
 
 /// What revocation is looked up by: everything in a token that can be taken back (law 6).
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +114,8 @@ impl RevokedWhat {
 pub struct RevokedBy {
     /// By what.
     pub what: RevokedWhat,
-    /// The lowest feed number known to say so.
+    /// A feed number by which it was said. Of a floor or a key that came in a batch, and of an id until it is merged with the
+    /// others, the lowest known; of what came in a snapshot, the snapshot's.
     pub seq: u64,
 }
 
@@ -145,6 +152,8 @@ pub struct View {
     tenant: Tenant,
     service: Name,
     sets: RwLock<Sets>,
+    /// Held while shards are built: one builder at a time. The hour from which on the shards hold ids.
+    merging: std::sync::Mutex<u64>,
     /// Microseconds of fresh-as-of plus one; 0: stale.
     fresh: AtomicU64,
     /// Set for good when something was signed that this version cannot apply.
@@ -165,6 +174,7 @@ impl View {
             tenant: key_list.payload().tenant.clone(),
             service,
             sets: RwLock::new(Sets::default()),
+            merging: std::sync::Mutex::new(0),
             fresh: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             keys: RwLock::new(std::sync::Arc::new(key_list)),
@@ -282,20 +292,11 @@ impl View {
         self.utc.confirm(utc, now);
     }
 
-    /// Drops ids whose tokens ended over 60 s ago by authority UTC. Holder keys and floors stay. Returns how many.
-    ///
-    /// In small portions, so that no decision waits long.
+    /// Drops ids whose tokens ended over 60 s ago by authority UTC from among those that came last. Holder keys and floors stay.
+    /// Returns how many. The others go an hour at a time, by [`Self::merge`].
     pub fn collect(&self, now: BootTime) -> usize {
         let Some(utc) = self.utc.at(now) else { return 0 };
-        let mut dropped = 0;
-        loop {
-            let Ok(mut sets) = self.sets.write() else { return dropped };
-            let (n, more) = sets.collect(utc.secs(), COLLECT_PORTION);
-            dropped += n;
-            if !more {
-                return dropped;
-            }
-        }
+        self.sets.write().map(|mut sets| sets.collect(utc.secs())).unwrap_or(0)
     }
 
     /// Root keys and freezes as the items that made them, sorted: what a copy of the view needs of them.
@@ -303,14 +304,27 @@ impl View {
         self.sets.read().map(|s| s.freezes.items()).unwrap_or_default()
     }
 
-    /// How many ids, keys and floors are known.
+    /// Holds authority UTC to be at least this: what was shown before the process began. Until a heartbeat comes no time is known.
+    pub fn restore_utc(&self, utc: UtcMillis) {
+        self.utc.restore(utc);
+    }
+
+    /// How many ids, keys and floors are known. An id that is told again counts twice until it is merged.
     pub fn known(&self) -> Known {
         self.sets.read().map(|s| s.known()).unwrap_or_default()
     }
 
     #[cfg(all(test, not(loom)))]
     pub(crate) fn knows_the_same_as(&self, other: &Self) -> bool {
-        *self.sets.read().unwrap() == *other.sets.read().unwrap()
+        let (a, b) = (self.sets.read().unwrap(), other.sets.read().unwrap());
+        a.all() == b.all() && a.hot_seqs() == b.hot_seqs()
+    }
+
+    /// The same things are taken back, by whatever numbers.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn takes_back_the_same_as(&self, other: &Self) -> bool {
+        let gist = |view: &Self| view.sets.read().unwrap().all().into_iter().map(|(what, (until, _))| (what, until)).collect::<Vec<_>>();
+        gist(self) == gist(other)
     }
 }
 
@@ -419,308 +433,6 @@ struct Vouched {
     relied: Option<Relied>,
 }
 
-type Map<K, V> = HashMap<K, V, ahash::RandomState>;
-
-#[derive(Default)]
-struct Sets {
-    tids: Map<Tid, Gone>,
-    lids: Map<Lid, Gone>,
-    blocks: Map<BlockId, Gone>,
-    /// To the feed number.
-    holders: Map<Key, u64>,
-    global: Floor,
-    tenant: Floor,
-    humans: Map<HumanId, Floor>,
-    /// The same floors under the names that tokens for this service alone use.
-    pairwise: Map<[u8; 32], Floor>,
-    agents: Map<AgentId, Floor>,
-    delegations: Map<DelegationId, Floor>,
-    freezes: Freezes,
-    /// Which ids may be dropped when, in steps of [`EXPIRY_STEP_SECS`].
-    expiring: BTreeMap<u64, Vec<Expiring>>,
-}
-
-impl PartialEq for Sets {
-    /// The index of expiries follows from the rest, in order of arrival.
-    fn eq(&self, o: &Self) -> bool {
-        self.tids == o.tids
-            && self.lids == o.lids
-            && self.blocks == o.blocks
-            && self.holders == o.holders
-            && (self.global, self.tenant) == (o.global, o.tenant)
-            && self.humans == o.humans
-            && self.pairwise == o.pairwise
-            && self.agents == o.agents
-            && self.delegations == o.delegations
-            && self.freezes == o.freezes
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Gone {
-    seq: u64,
-    exp_secs: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-struct Floor {
-    generation: u64,
-    seq: u64,
-}
-
-impl Floor {
-    /// The higher one; of equals the one known from the lower number.
-    fn raise(&mut self, generation: u64, seq: u64) {
-        if generation > self.generation || (generation == self.generation && seq < self.seq) {
-            *self = Self { generation, seq };
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Expiring {
-    Tid(Tid),
-    Lid(Lid),
-    Block(BlockId),
-}
-
-impl Sets {
-    fn apply(&mut self, seq: u64, item: &Item, service: &Name) {
-        match item {
-            Item::Tid { tid, exp_secs } => {
-                if remember(&mut self.tids, *tid, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Tid(*tid));
-                }
-            }
-            Item::Lid { lid, exp_secs } => {
-                if remember(&mut self.lids, *lid, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Lid(*lid));
-                }
-            }
-            Item::Block { block, exp_secs } => {
-                if remember(&mut self.blocks, *block, seq, *exp_secs) {
-                    self.expire(*exp_secs, Expiring::Block(*block));
-                }
-            }
-            Item::HolderKey { key } => {
-                self.holders.entry(*key).and_modify(|s| *s = seq.min(*s)).or_insert(seq);
-            }
-            Item::RootKey { key } => self.freezes.kill(*key, seq),
-            Item::Freeze(freeze) => self.freezes.put(*freeze, service),
-            // Floor 0 ends nothing, and would be told apart from no floor.
-            Item::Floor { generation: 0, .. } | Item::Unknown { .. } => {}
-            Item::Floor { scope, generation } => {
-                let floor = match scope {
-                    FloorScope::Global => &mut self.global,
-                    FloorScope::Tenant => &mut self.tenant,
-                    FloorScope::Human(id) => {
-                        if let HumanRef::Pairwise(name) = HumanRef::pairwise(*id, service) {
-                            self.pairwise.entry(name).or_default().raise(*generation, seq);
-                        }
-                        self.humans.entry(*id).or_default()
-                    }
-                    FloorScope::Agent(id) => self.agents.entry(*id).or_default(),
-                    FloorScope::Delegation(id) => self.delegations.entry(*id).or_default(),
-                };
-                floor.raise(*generation, seq);
-            }
-        }
-    }
-
-    fn expire(&mut self, exp_secs: u64, what: Expiring) {
-        self.expiring.entry(exp_secs / EXPIRY_STEP_SECS).or_default().push(what);
-    }
-
-    /// L6. Revocations are named before doubts.
-    fn lookup(&self, l: &Lineage<'_>) -> Lookup {
-        // Without an own id or agent nothing could be found: that is no lineage, and no reason to allow.
-        let ([own, ancestors @ ..], [(agent, agent_generation), hops @ ..]) = (l.tids, l.agents) else { return Lookup::Behind };
-        let gone = |what, seq| Lookup::Revoked(RevokedBy { what, seq });
-        if let Some(g) = self.tids.get(own) {
-            return gone(RevokedWhat::Tid, g.seq);
-        }
-        if let Some(g) = ancestors.iter().find_map(|t| self.tids.get(t)) {
-            return gone(RevokedWhat::Ancestor, g.seq);
-        }
-        if let Some(g) = l.lids.iter().find_map(|i| self.lids.get(i)) {
-            return gone(RevokedWhat::Lid, g.seq);
-        }
-        if let Some(g) = l.blocks.iter().find_map(|b| self.blocks.get(b)) {
-            return gone(RevokedWhat::Block, g.seq);
-        }
-        if let Some(seq) = l.holders.iter().find_map(|k| self.holders.get(k)) {
-            return gone(RevokedWhat::HolderKey, *seq);
-        }
-        if let Some(seq) = self.freezes.killed(l.root) {
-            return gone(RevokedWhat::RootKey, seq);
-        }
-
-        let human = match &l.human {
-            HumanRef::Id(id) => self.humans.get(id),
-            HumanRef::Pairwise(name) => self.pairwise.get(name),
-        };
-        let g = &l.generations;
-        let of_agent = |id| self.agents.get(id).copied().unwrap_or_default();
-        // Block 0's agent stands in both places; the lower of two different claims is judged, and the higher.
-        let agent_low = g.agent.min(*agent_generation);
-        let agent_high = g.agent.max(*agent_generation);
-        let agent_floor = of_agent(agent);
-        let fixed = [
-            (RevokedWhat::GlobalFloor, self.global, g.global, g.global),
-            (RevokedWhat::TenantFloor, self.tenant, g.tenant, g.tenant),
-            (RevokedWhat::HumanFloor, human.copied().unwrap_or_default(), g.human, g.human),
-            (RevokedWhat::AgentFloor, agent_floor, agent_low, agent_high),
-        ];
-        let mut behind = false;
-        for (what, floor, low, high) in fixed {
-            if low < floor.generation {
-                return gone(what, floor.seq);
-            }
-            behind |= high > floor.generation;
-        }
-        for (id, generation) in hops {
-            let floor = of_agent(id);
-            if *generation < floor.generation {
-                return gone(RevokedWhat::AgentFloor, floor.seq);
-            }
-            behind |= *generation > floor.generation;
-        }
-        let floor = self.delegations.get(&l.delegation).copied().unwrap_or_default();
-        if g.delegation < floor.generation {
-            return gone(RevokedWhat::DelegationFloor, floor.seq);
-        }
-        behind |= g.delegation > floor.generation;
-        if behind { Lookup::Behind } else { Lookup::Live }
-    }
-
-    /// Drops up to `portion` ids; how many, and whether more are due.
-    fn collect(&mut self, utc_secs: u64, portion: usize) -> (usize, bool) {
-        let due = |step: u64| step.saturating_add(1).saturating_mul(EXPIRY_STEP_SECS).saturating_add(KEPT_AFTER_EXPIRY_SECS) <= utc_secs;
-        let mut dropped = 0;
-        while let Some(mut first) = self.expiring.first_entry() {
-            if !due(*first.key()) {
-                return (dropped, false);
-            }
-            let step = *first.key();
-            if dropped >= portion {
-                return (dropped, true);
-            }
-            let Some(what) = first.get_mut().pop() else {
-                first.remove();
-                continue;
-            };
-            // A later expiry of the same id stands in a later step.
-            match what {
-                Expiring::Tid(id) => forget(&mut self.tids, id, step),
-                Expiring::Lid(id) => forget(&mut self.lids, id, step),
-                Expiring::Block(id) => forget(&mut self.blocks, id, step),
-            }
-            dropped += 1;
-        }
-        (dropped, false)
-    }
-
-    fn known(&self) -> Known {
-        Known {
-            ids: self.tids.len() + self.lids.len() + self.blocks.len(),
-            holder_keys: self.holders.len(),
-            floors: usize::from(self.global.generation > 0)
-                + usize::from(self.tenant.generation > 0)
-                + self.humans.len()
-                + self.agents.len()
-                + self.delegations.len(),
-            root_keys: self.freezes.root_keys(),
-            freezes: self.freezes.len(),
-        }
-    }
-}
-
-/// True if the id is new or expires later than known.
-fn remember<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, seq: u64, exp_secs: u64) -> bool {
-    let mut grown = false;
-    map.entry(id)
-        .and_modify(|g| {
-            g.seq = g.seq.min(seq);
-            grown = exp_secs > g.exp_secs;
-            g.exp_secs = g.exp_secs.max(exp_secs);
-        })
-        .or_insert_with(|| {
-            grown = true;
-            Gone { seq, exp_secs }
-        });
-    grown
-}
-
-fn forget<K: Eq + std::hash::Hash>(map: &mut Map<K, Gone>, id: K, step: u64) {
-    if map.get(&id).is_some_and(|g| g.exp_secs / EXPIRY_STEP_SECS <= step) {
-        map.remove(&id);
-    }
-}
-
-/// Authority UTC as an offset to the boot clock. Readers never see it fall.
-struct AuthorityUtc {
-    /// UTC minus boot time in microseconds; 0: unknown.
-    offset_us: AtomicU64,
-    /// When a heartbeat last set it, in boot time.
-    heard_us: AtomicU64,
-    /// The highest value shown, in milliseconds.
-    shown_ms: AtomicU64,
-}
-
-impl Default for AuthorityUtc {
-    fn default() -> Self {
-        Self { offset_us: AtomicU64::new(0), heard_us: AtomicU64::new(0), shown_ms: AtomicU64::new(0) }
-    }
-}
-
-impl AuthorityUtc {
-    fn at(&self, now: BootTime) -> Option<UtcMillis> {
-        let offset = self.offset_us.load(Ordering::Acquire);
-        if offset == 0 {
-            return None;
-        }
-        let ms = offset.saturating_add(now.0) / 1000;
-        let shown = self.shown_ms.load(Ordering::Acquire);
-        if ms > shown {
-            self.shown_ms.fetch_max(ms, Ordering::AcqRel);
-        }
-        Some(UtcMillis(ms.max(shown)))
-    }
-
-    fn observe(&self, utc: UtcMillis, now: BootTime) -> bool {
-        let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
-        let offset = self.offset_us.load(Ordering::Acquire);
-        let drift = now.micros_since(BootTime(self.heard_us.load(Ordering::Acquire))) / 2000;
-        let next = if offset == 0 || sample >= offset {
-            // L7: a clock that runs away could end tokens and, by collection, forget revocations.
-            if offset != 0 && sample - offset > UTC_AHEAD_US.saturating_add(drift) {
-                return false;
-            }
-            sample
-        } else {
-            // A heartbeat that took longer on its way than the best one says little: give in by no more than clocks drift.
-            offset - (offset - sample).min(drift)
-        };
-        self.set(next, now);
-        true
-    }
-
-    fn confirm(&self, utc: UtcMillis, now: BootTime) {
-        let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
-        let offset = self.offset_us.load(Ordering::Acquire);
-        // An epoch start may be years old where the tail is read from its start: alone it says nothing of now, and every
-        // heartbeat after it would seem to run ahead.
-        if offset != 0 && sample > offset {
-            self.set(sample, now);
-        }
-    }
-
-    fn set(&self, offset: u64, now: BootTime) {
-        self.offset_us.store(offset, Ordering::Release);
-        self.heard_us.store(now.0, Ordering::Release);
-    }
-}
-
 /// Locks and atomics: std's, or loom's, which tries out every interleaving.
 mod sync {
     #[cfg(all(test, loom))]
@@ -734,14 +446,6 @@ mod sync {
         atomic::{AtomicBool, AtomicU64, Ordering},
     };
 }
-
-mod freeze;
-
-/// Skew between the clock that collects and one that still takes a token.
-const KEPT_AFTER_EXPIRY_SECS: u64 = 60;
-const EXPIRY_STEP_SECS: u64 = 64;
-const COLLECT_PORTION: usize = 1024;
-const UTC_AHEAD_US: u64 = 2_000_000;
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod delegate;
 pub mod door;
+pub mod drill;
 pub mod keygen;
 pub mod keys;
 pub mod log;
@@ -12,3 +13,4 @@ pub mod revoke;
 pub mod sample_tool;
 pub mod session;
 pub mod token;
+pub mod verifiers;

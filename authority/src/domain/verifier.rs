@@ -14,4 +14,6 @@ pub struct Verifier {
     pub audience: Audience,
     /// When it was enrolled.
     pub enrolled: UtcMillis,
+    /// When it was retired: nothing that it signs is taken from then on.
+    pub retired: Option<UtcMillis>,
 }

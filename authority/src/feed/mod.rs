@@ -9,6 +9,7 @@ pub mod redis;
 
 #[cfg(test)]
 mod contract;
+pub mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::beat::Pulse;
 use self::bus::{Bus, Subscription, Transport};
 use crate::signer::Signer;
-use crate::store::{Store, StoreError};
+use crate::store::{FeedHead, Store, StoreError};
 
 /// How often the head is said while somebody listens.
 pub const BEAT_EVERY: Duration = Duration::from_millis(50);
@@ -92,6 +93,11 @@ impl Feed {
         let (tell, told) = oneshot::channel();
         self.0.asking.try_send((nonce, tell)).map_err(|_| FeedUnavailable::Busy)?;
         told.await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
+    }
+
+    /// The head as far as this process knows it to be committed.
+    pub fn head(&self) -> FeedHead {
+        self.0.pulse.head()
     }
 
     /// A heartbeat of this moment, without a nonce.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -14,9 +15,12 @@ use procura_verifier::ids::Tenant;
 use procura_verifier::wire::Canonical as _;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::body::Body;
 use super::{ApiError, AppState};
 use crate::feed::bus::{Heard, Subscription};
 use crate::feed::{FeedUnavailable, MAX_TAIL};
+use crate::usecase::acknowledge::{self, WordError};
+use crate::watch::{NoPlace, Place};
 
 /// `?tenant=&nonce=`: hex of 16 to 32 bytes.
 #[derive(serde::Deserialize)]
@@ -34,18 +38,26 @@ pub struct TailAsked {
 }
 
 /// `GET /v1/feed`: the signed answer to the nonce, then everything as it is published. A stream that falls behind is ended: the reader opens it anew and reads the tail.
-pub async fn stream(State(app): State<AppState>, Query(asked): Query<Asked>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+///
+/// A verifier that signs in has a place of its own; all others share a small part.
+pub async fn stream(
+    State(app): State<AppState>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let nonce = app.nonce(&asked)?;
+    let sign_in = headers.get("procura-verifier").map(|h| word(h.as_bytes())).transpose()?;
+    let seat = acknowledge::sign_in_stream(&app.ctx, sign_in.as_deref(), &nonce).await.map_err(not_taken)?;
     // Each stream costs twenty writes a second for as long as it stands.
     let place = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::unavailable("no more streams"))?;
     // Subscribed before the head is asked for: what is committed in between comes twice, never not at all.
     let subscription = app.ctx.feed.subscribe();
     let first = app.ctx.feed.answer(nonce).await.map_err(unavailable)?;
-    let events = stream::unfold((Some(first), subscription, place), next);
+    let events = stream::unfold((Some(first), subscription, (place, seat)), next);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-type Streaming = (Option<Arc<SignedMessage>>, Subscription, OwnedSemaphorePermit);
+type Streaming = (Option<Arc<SignedMessage>>, Subscription, (OwnedSemaphorePermit, Place));
 
 async fn next((first, mut subscription, place): Streaming) -> Option<(Result<Event, Infallible>, Streaming)> {
     let message = match first {
@@ -74,6 +86,38 @@ pub async fn head(State(app): State<AppState>, Query(asked): Query<Asked>) -> Re
     Ok(Json(serde_json::json!({ "message": text(&message) })))
 }
 
+/// A signed acknowledgement, base64url.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AckBody {
+    ack: String,
+}
+
+/// `POST /v1/feed/acks`: how far an enrolled verifier has applied the feed. Signed by its key, so nobody else can say it.
+pub async fn acks(State(app): State<AppState>, Body(body): Body<AckBody>) -> Result<Json<serde_json::Value>, ApiError> {
+    acknowledge::acknowledge(&app.ctx, &word(body.ack.as_bytes())?).await.map_err(not_taken)?;
+    Ok(Json(serde_json::json!({ "ok": true })))
+}
+
+fn word(text: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let expected = || ApiError::bad_request("expected a verifier's word in base64url without padding");
+    if text.len() > MAX_WORD_TEXT {
+        return Err(expected());
+    }
+    BASE64.decode(text).map_err(|_| expected())
+}
+
+fn not_taken(e: WordError) -> ApiError {
+    match e {
+        WordError::Malformed(_) => ApiError::bad_request(e.to_string()),
+        WordError::NotEnrolled(_) | WordError::OtherNonce | WordError::Time { .. } => ApiError::unauthenticated(e.to_string()),
+        WordError::Elsewhere => ApiError::forbidden(e.to_string()),
+        WordError::Old(_) | WordError::AboveHead { .. } | WordError::NoPlace(NoPlace::Used) => ApiError::conflict(e.to_string()),
+        WordError::NoPlace(e) => ApiError::unavailable(e),
+        WordError::Unavailable(e) => ApiError::unavailable(e),
+    }
+}
+
 impl AppState {
     fn nonce(&self, asked: &Asked) -> Result<Vec<u8>, ApiError> {
         self.is_ours(&asked.tenant)?;
@@ -84,6 +128,9 @@ impl AppState {
         hex::decode(&asked.nonce).ok().filter(|n| n.len() >= 16).ok_or_else(expected)
     }
 }
+
+/// Base64 of the longest statement.
+const MAX_WORD_TEXT: usize = 1024;
 
 fn text(message: &SignedMessage) -> String {
     BASE64.encode(message.to_bytes())

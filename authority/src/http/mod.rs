@@ -4,12 +4,15 @@ mod agents;
 mod auth;
 mod body;
 mod delegations;
+mod drills;
 mod error;
 mod feed;
 mod health;
 mod keys;
 mod log;
+mod metrics;
 mod revocations;
+mod snapshot;
 mod tokens;
 mod verifiers;
 
@@ -93,12 +96,19 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/delegations", get(delegations::list).post(delegations::create))
         .route("/v1/token", post(tokens::mint))
         .route("/v1/revocations", post(revocations::create))
-        .route("/v1/verifiers", post(verifiers::enrol))
+        .route("/v1/verifiers", get(verifiers::list).post(verifiers::enrol))
+        .route("/v1/verifiers/retire", post(verifiers::retire))
+        .route("/v1/drills", post(drills::create))
+        .route("/v1/feed/acks", post(feed::acks))
+        .route("/metrics", get(metrics::page))
         .route("/v1/feed/tail", get(feed::tail))
         .route("/v1/feed/head", get(feed::head))
+        .route("/v1/feed/snapshot", get(snapshot::manifest))
+        .route("/v1/feed/segment/{sha256}", get(snapshot::segment))
         // Most of these are asked before anybody is known: a small body is all that is read of a stranger's.
         .layer(DefaultBodyLimit::max(body::MAX_SMALL_BODY_BYTES))
         .route("/v1/receipts", post(verifiers::receipts))
+        .route("/v1/feed/lost", post(snapshot::lost))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT));
     // A stream has no end, and a bundle takes as long as the log is long.
     let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", get(log::bundle));

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::claims::Audience;
-use procura_verifier::ids::Key;
+use procura_verifier::ids::{Key, VerifierId};
 use serde_json::{Value, json};
 
 use super::auth::Caller;
@@ -14,6 +14,9 @@ use super::body::Body;
 use super::{ApiError, AppState};
 use crate::usecase::enroll_verifier::{self, EnrollError};
 use crate::usecase::receipts::{self, ReceiptError, Record};
+use crate::usecase::retire_verifier::{self, RetireError};
+use crate::usecase::watched::{self, Watched, WatchedError};
+use crate::watch::Heard;
 
 /// For which service and instance, and the key that will sign its receipts.
 #[derive(serde::Deserialize)]
@@ -40,6 +43,54 @@ pub async fn enrol(State(app): State<AppState>, caller: Caller, Body(body): Body
         EnrollError::Unavailable(e) => ApiError::unavailable(e),
     })?;
     Ok((StatusCode::CREATED, Json(json!({ "verifier": enrolled.verifier, "leaf_index": enrolled.leaf }))))
+}
+
+/// `GET /v1/verifiers`: who is enrolled, who listens, and how far each has applied the feed.
+pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let all = watched::watched(&app.ctx, &caller.0).await.map_err(|e| match e {
+        WatchedError::Forbidden => ApiError::forbidden(e.to_string()),
+        WatchedError::Unavailable(e) => ApiError::unavailable(e),
+    })?;
+    let (now, head) = (app.ctx.clock.boot(), app.ctx.feed.head());
+    let run = |h: &Heard| {
+        json!({
+            "run": hex::encode(h.run), "mode": h.mode.word(), "bound_ms": h.mode.bound_ms(), "streams": h.streams,
+            "path": if h.streams > 0 || h.seen.as_ref().is_some_and(|s| s.streams) { "stream" } else { "acknowledgements" },
+            "heard_ms_ago": now.micros_since(h.heard) / 1000,
+            "acknowledged": h.seen.as_ref().map(|s| json!({
+                "epoch": s.ack.epoch, "seq": s.ack.seq, "fresh_age_ms": s.ack.fresh_age_ms, "at_ms": s.acked, "since_ms": s.since,
+            })),
+        })
+    };
+    let row = |w: &Watched| {
+        json!({
+            "verifier": w.verifier.id, "audience": w.verifier.audience, "enrolled_ms": w.verifier.enrolled, "state": w.state(&app.ctx).word(),
+            "runs": w.runs.iter().map(run).collect::<Vec<_>>(),
+        })
+    };
+    Ok(Json(json!({
+        "head": { "epoch": head.epoch, "seq": head.seq }, "anonymous_streams": app.ctx.watch.anonymous_streams(),
+        "verifiers": all.iter().map(row).collect::<Vec<_>>(),
+    })))
+}
+
+/// Which, and why.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetireBody {
+    verifier: VerifierId,
+    reason: String,
+}
+
+/// `POST /v1/verifiers/retire`: nothing that its key signs is taken any more.
+pub async fn retire(State(app): State<AppState>, caller: Caller, Body(body): Body<RetireBody>) -> Result<Json<Value>, ApiError> {
+    let leaf = retire_verifier::retire_verifier(&app.ctx, &caller.0, body.verifier, body.reason).await.map_err(|e| match e {
+        RetireError::Forbidden => ApiError::forbidden(e.to_string()),
+        RetireError::Unknown(_) => ApiError::not_found(e.to_string()),
+        RetireError::Reason(_) => ApiError::bad_request(e.to_string()),
+        RetireError::Unavailable(e) => ApiError::unavailable(e),
+    })?;
+    Ok(Json(json!({ "verifier": body.verifier, "leaf_index": leaf })))
 }
 
 /// `POST /v1/receipts`: each signed by the verifier's enrolled key, so nobody else can deliver for it. Delivering twice is delivering once.

@@ -78,6 +78,8 @@ pub enum Actor {
     Human(HumanId),
     /// The CLI over the socket in the data folder.
     LocalOperator,
+    /// A verifier that kept what the authority lost, under the feed key's own signature (`spec/feed.md`, F20).
+    HandedBack,
 }
 
 impl Actor {
@@ -85,15 +87,21 @@ impl Actor {
         match self {
             Self::Human(hid) => hid.to_string(),
             Self::LocalOperator => LOCAL_OPERATOR.to_owned(),
+            Self::HandedBack => HANDED_BACK.to_owned(),
         }
     }
     fn parse(text: &str) -> Option<Self> {
-        if text == LOCAL_OPERATOR { Some(Self::LocalOperator) } else { HumanId::from_str(text).ok().map(Self::Human) }
+        match text {
+            LOCAL_OPERATOR => Some(Self::LocalOperator),
+            HANDED_BACK => Some(Self::HandedBack),
+            hid => HumanId::from_str(hid).ok().map(Self::Human),
+        }
     }
 }
-hashed_or_encoded!(Actor, "expected a hid or `local-operator`");
+hashed_or_encoded!(Actor, "expected a hid, `local-operator` or `handed-back`");
 
 const LOCAL_OPERATOR: &str = "local-operator";
+const HANDED_BACK: &str = "handed-back";
 
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $kind:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
@@ -275,6 +283,73 @@ events! {
         /// Who asked.
         by: Actor,
     }
+    /// A verifier was retired: nothing that it signs is taken from here on.
+    VerifierRetired = "verifier_retired" {
+        /// Which verifier.
+        verifier: VerifierId,
+        /// Who retired it.
+        by: Actor,
+        /// Salted hash of the reason given.
+        reason_hash: Digest,
+    }
+    /// What was answered to somebody who waited for a revocation: who has heard, who is presumed to deny, whom it does not
+    /// cover. A long answer takes several leaves that follow each other; the counts are those of all.
+    Coverage = "coverage" {
+        /// The leaf of the revocation.
+        revocation: u64,
+        /// Its feed message: the epoch.
+        epoch: u64,
+        /// Its feed message: the number.
+        seq: u64,
+        /// Which part this is, from 0.
+        part: u64,
+        /// How many there are.
+        parts: u64,
+        /// Milliseconds from the commit to the answer.
+        waited_ms: u64,
+        /// Runs of verifiers, exceptions first.
+        verifiers: Vec<Covered>,
+        /// How many have confirmed.
+        confirmed: u64,
+        /// How many are presumed to deny.
+        fenced: u64,
+        /// How many are not covered.
+        not_covered: u64,
+        /// How many of all these no part names, for want of room.
+        unnamed: u64,
+        /// Streams of nobody known.
+        anonymous: u64,
+        /// Who waited.
+        by: Actor,
+    }
+    /// The drill's own human was drawn: nobody signs in as that one, and what it grants no tool accepts.
+    Canary = "canary" {
+        /// The pseudonym.
+        human: HumanId,
+        /// Who asked for the drill.
+        by: Actor,
+    }
+    /// The kill switch was tried on a delegation of the canary's.
+    Drill = "drill" {
+        /// The delegation that was granted and revoked.
+        delegation: DelegationId,
+        /// The token that was minted under it.
+        tid: Tid,
+        /// The leaf of the revocation.
+        revocation: u64,
+        /// How many verifiers have confirmed.
+        confirmed: u64,
+        /// How many are presumed to deny.
+        fenced: u64,
+        /// How many are not covered.
+        not_covered: u64,
+        /// Streams of nobody known.
+        anonymous: u64,
+        /// Milliseconds from the commit to the last confirmation; none if nobody confirmed.
+        slowest_ms: Option<u64>,
+        /// Who asked.
+        by: Actor,
+    }
 }
 
 /// The generations of everything that can be killed above a token.
@@ -287,6 +362,53 @@ pub struct Generations {
     pub human: u64,
     pub agent: u64,
     pub delegation: u64,
+}
+
+/// One run of a verifier in the answer to a revocation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Covered {
+    /// Which verifier.
+    pub verifier: VerifierId,
+    /// The run of its process; none of one that was never heard of.
+    pub run: Option<Encoded>,
+    /// Where it stands.
+    pub standing: Standing,
+}
+
+/// Where a verifier stands towards a revocation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", deny_unknown_fields)]
+pub enum Standing {
+    /// It has said so.
+    Confirmed {
+        /// Milliseconds from the commit until its word was here.
+        after_ms: u64,
+        /// Its word, as it signed it.
+        ack: Encoded,
+    },
+    /// Silent for longer than its own bound: it has heard, or it denies.
+    Fenced {
+        /// The bound that it has given, in milliseconds.
+        bound_ms: u64,
+    },
+    /// It may go on allowing.
+    NotCovered {
+        /// Why.
+        why: NotCovered,
+    },
+}
+
+/// Why a verifier is not covered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotCovered {
+    /// Its bound is longer than the wait was.
+    LongerBound,
+    /// It goes on allowing however old its knowledge is.
+    BestEffort,
+    /// Enrolled, and never heard of by this authority: nothing is known of its bound.
+    NeverSeen,
 }
 
 /// A place in the feed.
@@ -328,6 +450,10 @@ impl Event {
             Self::Issue(e) => artifact(e.tid.to_string(), e.block0_sha256),
             Self::Revoke(e) => artifact("item".to_owned(), Digest::of(&e.item.0)),
             Self::Verifier(e) => named(e.verifier.to_string()),
+            Self::VerifierRetired(e) => named(e.verifier.to_string()),
+            Self::Coverage(e) => named(format!("coverage/{}/{}", e.revocation, e.part)),
+            Self::Canary(e) => named(e.human.to_string()),
+            Self::Drill(e) => named(format!("drill/{}", e.revocation)),
             Self::Receipt(e) => artifact("receipt".to_owned(), Digest::of(&e.receipt.0)),
             Self::Denials(e) => artifact("denials".to_owned(), Digest::of(&e.denials.0)),
             Self::EpochStart(e) => named(format!("epoch/{}", e.epoch)),

@@ -188,6 +188,40 @@ mod tests {
             Receipt { receipt: Encoded(vec![]), verifier }.into(),
             Denials { denials: Encoded(vec![3]), verifier }.into(),
             EpochStart { epoch: 2, previous: Some(head), by: Actor::LocalOperator }.into(),
+            VerifierRetired { verifier, by: Actor::LocalOperator, reason_hash: Digest([3; 32]) }.into(),
+            Coverage {
+                revocation: 5,
+                epoch: 1,
+                seq: 2,
+                part: 0,
+                parts: 1,
+                waited_ms: 200,
+                verifiers: vec![
+                    Covered { verifier, run: None, standing: Standing::NotCovered { why: NotCovered::NeverSeen } },
+                    Covered { verifier, run: Some(Encoded(vec![7; 16])), standing: Standing::Fenced { bound_ms: 150 } },
+                    Covered { verifier, run: Some(Encoded(vec![8; 16])), standing: Standing::Confirmed { after_ms: 9, ack: Encoded(vec![4]) } },
+                ],
+                confirmed: 1,
+                fenced: 1,
+                not_covered: 1,
+                unnamed: 0,
+                anonymous: 0,
+                by: Actor::Human(human),
+            }
+            .into(),
+            Canary { human, by: Actor::LocalOperator }.into(),
+            Drill {
+                delegation,
+                tid: Tid::from_bytes([5; 16]),
+                revocation: 5,
+                confirmed: 1,
+                fenced: 0,
+                not_covered: 0,
+                anonymous: 0,
+                slowest_ms: Some(9),
+                by: Actor::LocalOperator,
+            }
+            .into(),
         ]
     }
 

@@ -5,6 +5,7 @@
 
 mod decisions;
 mod feed;
+mod watch;
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,6 +16,7 @@ use procura_verifier::wire::Canonical as _;
 
 use self::decisions::Receipts;
 use self::feed::Taken;
+use self::watch::Watched;
 use super::bundle::Bundle;
 use super::event::{self, Actor, Event, Generations};
 use super::finding::{Finding, FindingClass, Place};
@@ -35,6 +37,8 @@ pub struct Summary {
     pub decisions: u64,
     /// Those that allowed.
     pub allowed: u64,
+    /// Times that the kill switch was tried.
+    pub drills: u64,
     /// Denials that have no receipt, as verifiers counted them.
     pub counted_denials: u64,
     /// Who else signed the checkpoint. Empty until witnesses do: then say so.
@@ -70,6 +74,7 @@ struct State<'a> {
     freezes: HashMap<FreezeId, u64>,
     verifiers: HashMap<VerifierId, event::Verifier>,
     receipts: Receipts,
+    watched: Watched,
     summary: Summary,
 }
 
@@ -87,6 +92,7 @@ impl<'a> State<'a> {
             freezes: HashMap::new(),
             verifiers: HashMap::new(),
             receipts: Receipts::default(),
+            watched: Watched::default(),
             summary: Summary::default(),
         }
     }
@@ -98,6 +104,7 @@ impl<'a> State<'a> {
             Event::KeyListRecorded(_) => Ok(()),
             // Unknown is no (law 10): nobody has followed a feed over an epoch's end yet.
             Event::EpochStart(e) => Err(wrong(format!("epoch {} of the feed begins, which this version cannot follow", e.epoch))),
+            Event::SignIn(e) if self.watched.is_canary(e.human) => Err(wrong(format!("{} signs in and is the drill's own", e.human))),
             Event::SignIn(e) => {
                 if self.humans.insert(e.human) == e.first {
                     Ok(())
@@ -113,9 +120,20 @@ impl<'a> State<'a> {
                 let known = self.verifiers.insert(e.verifier, e.clone()).is_some();
                 if known { Err(wrong(format!("{} is enrolled twice", e.verifier))) } else { Ok(()) }
             }
+            Event::VerifierRetired(e) => self.watched.retire(e, &self.verifiers).map_err(wrong),
+            Event::Coverage(e) => self.watched.coverage(e, index, self.taken, &self.verifiers, leaf).map_err(wrong),
+            Event::Canary(e) => {
+                if self.humans.insert(e.human) && self.watched.canary(e.human) { Ok(()) } else { Err(wrong(format!("{} is drawn twice", e.human))) }
+            }
+            Event::Drill(e) => {
+                self.watched.drill(e, index, self.taken, &self.delegations, &self.tokens).map_err(wrong)?;
+                self.summary.drills += 1;
+                Ok(())
+            }
             Event::Receipt(e) => self.receipt(bundle, index, leaf, e),
             Event::Denials(e) => {
-                let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
+                let verifier = self.verifiers.get(&e.verifier).filter(|v| self.watched.is_in_force(v.verifier));
+                let verifier = verifier.ok_or_else(|| wrong(format!("{} is not enrolled, or retired", e.verifier)))?;
                 let counted = self.receipts.counts(verifier, &e.denials.0).map_err(wrong)?;
                 // Counts are a verifier's word: they may be absurd, they may not end the replay.
                 self.summary.counted_denials = self.summary.counted_denials.saturating_add(counted);
@@ -192,7 +210,7 @@ impl<'a> State<'a> {
     fn revoke(&mut self, e: &event::Revoke, index: u64) -> Result<(), String> {
         // Roles are not in the log: whether this person may is for the authority to say, that there is one for the log.
         if let Actor::Human(human) = e.by
-            && !self.humans.contains(&human)
+            && (!self.humans.contains(&human) || self.watched.is_canary(human))
         {
             return Err(format!("{human} takes something back and never signed in"));
         }
@@ -233,7 +251,8 @@ impl<'a> State<'a> {
 
     fn receipt(&mut self, bundle: &Bundle, index: u64, leaf: &OpenedLeaf, e: &event::Receipt) -> Result<(), Finding> {
         let wrong = |sentence: String| Finding::new(FindingClass::Decision, Place::Leaf(index), sentence);
-        let verifier = self.verifiers.get(&e.verifier).ok_or_else(|| wrong(format!("{} is not enrolled", e.verifier)))?;
+        let verifier = self.verifiers.get(&e.verifier).filter(|v| self.watched.is_in_force(v.verifier));
+        let verifier = verifier.ok_or_else(|| wrong(format!("{} is not enrolled, or retired", e.verifier)))?;
         let receipt = self.receipts.open(verifier, &e.receipt.0).map_err(wrong)?;
         // The list it was decided under, which may have been followed by another before the receipt was delivered.
         let version = receipt.key_list_version;

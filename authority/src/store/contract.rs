@@ -58,7 +58,7 @@ pub(super) fn token(n: u8) -> TokenRecord {
     }
 }
 fn verifier() -> Verifier {
-    Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW }
+    Verifier { id: VerifierId::from_bytes([7; 16]), key: Key::from_bytes([8; 32]), audience: "payments/1".parse().unwrap(), enrolled: NOW, retired: None }
 }
 pub(super) fn leaf(n: u8) -> Change {
     Change { leaves: vec![vec![n; 10]], ..Change::default() }
@@ -69,7 +69,7 @@ pub(super) fn rows(rows: Vec<Row>) -> Change {
 fn receipt(n: u8, after: Option<u8>, hash: u8) -> Row {
     Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32] })
 }
-pub(super) fn batch(n: u8, changes: Vec<Change>) -> Batch {
+pub(crate) fn batch(n: u8, changes: Vec<Change>) -> Batch {
     Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
 }
 pub(super) fn floor(generation: u64) -> Change {
@@ -134,6 +134,7 @@ async fn what_is_written_reads_back(store: Arc<dyn Store>) {
     assert_eq!(store.find_verifier(verifier().id).await.unwrap(), Some(verifier()));
     assert_eq!(store.find_verifier_of(&verifier().audience).await.unwrap(), Some(verifier()));
     assert_eq!(store.verifiers().await.unwrap(), [verifier()]);
+    assert_eq!(store.last_drill().await.unwrap(), None);
     assert_eq!(store.find_receipt(ReceiptSlot([3; 32])).await.unwrap(), Some(Taken { hash: [4; 32], leaf: 1 }));
     assert_eq!(store.find_opening(opening.hash()).await.unwrap(), Some(opening));
     assert_eq!(store.find_answer([1; 32]).await.unwrap(), Some(Answered { answer, placed }));
@@ -151,6 +152,36 @@ async fn what_is_written_reads_back(store: Arc<dyn Store>) {
     assert_eq!(store.find_delegation(DELEGATION).await.unwrap(), Some(revoked));
     assert_eq!(store.find_agent(AGENT).await.unwrap(), Some(off));
     assert_eq!(store.find_agent_key(KEY).await.unwrap(), Some(key));
+}
+
+async fn a_retired_verifier_leaves_its_place_and_keeps_its_key(store: Arc<dyn Store>) {
+    let retired = Verifier { retired: Some(NOW.plus(5)), ..verifier() };
+    let next = Verifier { id: VerifierId::from_bytes([64; 16]), key: Key::from_bytes([64; 32]), ..verifier() };
+    let early = store.commit(&batch(1, vec![rows(vec![Row::Verifier(retired.clone())])])).await.unwrap();
+    assert_eq!(early.outcomes[0], Err(Refused::NotEnrolled));
+    one(&*store, 2, rows(vec![Row::Verifier(verifier())])).await.unwrap();
+    let done = store
+        .commit(&batch(
+            3,
+            vec![
+                rows(vec![Row::Verifier(retired.clone())]),
+                needs(Require::Enrolled(verifier().id)),
+                rows(vec![Row::Verifier(Verifier { key: verifier().key, ..next.clone() })]),
+                rows(vec![Row::Verifier(next.clone())]),
+            ],
+        ))
+        .await
+        .unwrap();
+    assert_eq!(done.outcomes.iter().map(|o| o.clone().err()).collect::<Vec<_>>(), [None, Some(Refused::NotEnrolled), Some(Refused::KeyTaken), None]);
+    assert_eq!(store.find_verifier(verifier().id).await.unwrap(), Some(retired.clone()));
+    assert_eq!(store.find_verifier_of(&verifier().audience).await.unwrap(), Some(next.clone()));
+    assert_eq!(store.verifiers().await.unwrap(), [next.clone()]);
+    let again = store.commit(&batch(4, vec![rows(vec![Row::Verifier(retired)]), needs(Require::Enrolled(next.id))])).await.unwrap();
+    assert_eq!(again.outcomes.iter().map(|o| o.clone().err()).collect::<Vec<_>>(), [Some(Refused::NotEnrolled), None]);
+    for (n, at) in [(5, 1), (6, 9)] {
+        one(&*store, n, Change { leaves: vec![vec![n]], ..rows(vec![Row::Drill(NOW.plus(at))]) }).await.unwrap();
+    }
+    assert_eq!(store.last_drill().await.unwrap(), Some((NOW.plus(9), 1)));
 }
 
 async fn leaves_and_tiles_are_those_of_the_head(store: Arc<dyn Store>) {
@@ -373,6 +404,7 @@ macro_rules! holds_on {
         holds_on!($name, $open, [
             an_empty_store_has_the_empty_head,
             what_is_written_reads_back,
+            a_retired_verifier_leaves_its_place_and_keeps_its_key,
             leaves_and_tiles_are_those_of_the_head,
             feed_messages_are_numbered_and_chained_without_holes,
             a_refused_change_leaves_the_others_and_writes_nothing,
@@ -472,7 +504,7 @@ mod only_sqlite {
         assert!(statements.len() > 30, "{} statements", statements.len());
         for sql in statements {
             // Whose tables are short: one row a tenant, one a key list, one a verifier. `verifiers()` wants them all.
-            let short = ["head", "key_list", "verifier"].iter().any(|t| sql.contains(&format!("FROM {t} WHERE tenant = ?1")) || sql.starts_with("UPDATE head"));
+            let short = ["head", "key_list", "verifier", "drill"].iter().any(|t| sql.contains(&format!("FROM {t} WHERE tenant = ?1")) || sql.starts_with("UPDATE head"));
             let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut c).await.unwrap();
             for (.., step) in plan {
                 let walks = (step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains("CONSTANT ROW")) || step.ends_with("(tenant=?)");

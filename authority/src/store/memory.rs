@@ -1,5 +1,7 @@
 //! The store in memory: for tests, and able to fail in both ways a database can.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +31,7 @@ pub struct Memory {
     tenant: Tenant,
     state: Mutex<State>,
     gate: Semaphore,
+    snapshots: Mutex<snapshot::Snapshots>,
 }
 
 /// How the next commit fails.
@@ -56,6 +59,7 @@ struct State {
     tokens: HashMap<Tid, TokenRecord>,
     jtis: HashSet<(AgentId, JtiHash)>,
     verifiers: HashMap<VerifierId, Verifier>,
+    drill: Option<(UtcMillis, u64)>,
     receipts: HashMap<ReceiptSlot, Taken>,
     openings: HashMap<[u8; 32], Opening>,
     answers: HashMap<[u8; 32], Answered>,
@@ -86,6 +90,7 @@ impl Memory {
             tokens: HashMap::new(),
             jtis: HashSet::new(),
             verifiers: HashMap::new(),
+            drill: None,
             receipts: HashMap::new(),
             openings: HashMap::new(),
             answers: HashMap::new(),
@@ -97,7 +102,7 @@ impl Memory {
             let_in: 0,
             down: false,
         };
-        Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS) }
+        Self { tenant, state: Mutex::new(state), gate: Semaphore::new(Semaphore::MAX_PERMITS), snapshots: Mutex::default() }
     }
 
     /// Makes the next commit fail; said twice, the next two.
@@ -153,8 +158,8 @@ impl State {
             delegations: n.delegations.iter().filter_map(|id| self.delegations.get(id).map(|d| (*id, (d.version, d.state)))).collect(),
             jtis: n.jtis.intersection(&self.jtis).copied().collect(),
             subjects: self.humans.values().filter(|h| n.subjects.contains(&h.subject)).map(|h| (h.subject.clone(), h.id)).collect(),
-            verifiers: n.verifiers.iter().filter(|id| self.verifiers.contains_key(id)).copied().collect(),
-            audiences: self.verifiers.values().map(|v| v.audience.clone()).filter(|a| n.audiences.contains(a)).collect(),
+            verifiers: n.verifiers.iter().filter(|id| self.verifiers.get(id).is_some_and(|v| v.retired.is_none())).copied().collect(),
+            audiences: self.verifiers.values().filter(|v| v.retired.is_none()).map(|v| v.audience.clone()).filter(|a| n.audiences.contains(a)).collect(),
             receipts: n.receipts.iter().filter(|s| self.receipts.contains_key(s)).copied().collect(),
             answers: n.answers.iter().filter(|k| self.answers.contains_key(*k)).copied().collect(),
             spent: n.spent.iter().filter(|s| self.spent.contains_key(*s)).copied().collect(),
@@ -176,6 +181,7 @@ impl State {
                     Row::Generation(scope, to) => _ = self.generations.insert(scope, to),
                     Row::Jti(agent, jti, _) => _ = self.jtis.insert((agent, jti)),
                     Row::KeyList(version, signed) => _ = self.key_lists.insert(version, signed),
+                    Row::Drill(at) => self.drill = Some((at, placed.leaves.start)),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
                     Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
                     Row::Opening(o) => _ = self.openings.insert(o.hash(), o),
@@ -287,14 +293,17 @@ impl Store for Memory {
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         self.read(|s| s.tokens.get(&tid).cloned())
     }
+    fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>> {
+        self.read(|s| s.drill)
+    }
     fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>> {
         self.read(|s| s.verifiers.get(&id).cloned())
     }
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>> {
-        self.read(|s| s.verifiers.values().find(|v| v.audience == *audience).cloned())
+        self.read(|s| s.verifiers.values().find(|v| v.audience == *audience && v.retired.is_none()).cloned())
     }
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
-        self.read(|s| sorted(s.verifiers.values(), |v| v.audience.clone(), 20_000))
+        self.read(|s| sorted(s.verifiers.values().filter(|v| v.retired.is_none()), |v| v.audience.clone(), 20_000))
     }
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>> {
         self.read(|s| s.receipts.get(&slot).copied())

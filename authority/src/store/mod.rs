@@ -25,6 +25,7 @@ pub mod memory;
 mod plan;
 pub mod postgres;
 mod rows;
+pub mod snapshot;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -141,7 +142,7 @@ pub enum Require {
     KeyLive(AgentId, Key),
     /// The delegation lives and is at this version.
     DelegationLive(DelegationId, u32),
-    /// The verifier is enrolled.
+    /// The verifier is enrolled and not retired.
     Enrolled(VerifierId),
     /// No newer key list than this stands: the change's leaves were signed under it (`spec/log.md` section 3).
     KeyList(u64),
@@ -166,8 +167,10 @@ pub enum Row {
     Jti(AgentId, JtiHash, UtcMillis),
     /// The next key list: version and signed bytes.
     KeyList(u64, Vec<u8>),
-    /// A verifier enrolled.
+    /// A verifier enrolled, or one in force retired.
     Verifier(Verifier),
+    /// The kill switch was tried at that moment; the change's first leaf says how it went.
+    Drill(UtcMillis),
     /// A receipt or a count of denials taken in.
     Receipt(Delivered),
     /// The answer to remember.
@@ -349,7 +352,7 @@ fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
 pub type Answering<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// One tenant's durable state. See the module for the contract.
-pub trait Store: Send + Sync {
+pub trait Store: snapshot::SnapshotStore + Send + Sync {
     /// Whose state.
     fn tenant(&self) -> &Tenant;
     /// Where log and feed end.
@@ -386,11 +389,17 @@ pub trait Store: Send + Sync {
     fn delegations_to(&self, agent: AgentId) -> Answering<'_, Vec<Delegation>>;
     /// A token, until it is forgotten some time after its expiry.
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>>;
-    /// A verifier.
+    /// When the kill switch was last tried, and the leaf that says how it went.
+    fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>>;
+    /// Where replicas on one database tell each other what verifiers acknowledged; none where this process is alone.
+    fn board(&self) -> Option<std::sync::Arc<dyn crate::watch::Board>> {
+        None
+    }
+    /// A verifier, in force or retired.
     fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>>;
-    /// The verifier enrolled for an audience.
+    /// The verifier in force for an audience.
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>>;
-    /// All verifiers, at most 20,000.
+    /// All verifiers in force, at most 20,000.
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>>;
     /// A receipt taken in.
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>>;

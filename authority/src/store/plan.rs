@@ -53,6 +53,7 @@ impl Needs {
                     Row::Human(h) => _ = n.subjects.insert(h.subject.clone()),
                     Row::Agent(a) => _ = n.names.insert(a.name.clone()),
                     Row::AgentKey(k) => _ = n.keys.insert(k.key),
+                    Row::Verifier(v) if v.retired.is_some() => _ = n.verifiers.insert(v.id),
                     Row::Verifier(v) => {
                         n.audiences.insert(v.audience.clone());
                         n.keys.insert(v.key);
@@ -62,7 +63,7 @@ impl Needs {
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Spent(secret, _) => _ = n.spent.insert(*secret),
-                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) => {}
+                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => {}
                 }
             }
         }
@@ -195,6 +196,7 @@ impl Facts {
             }
             Row::Jti(agent, jti, _) => ok(!self.jtis.contains(&(*agent, *jti)), Refused::JtiSpent),
             Row::KeyList(version, _) => ok(*version == self.key_list + 1, Refused::KeyListMoved(self.key_list + 1)),
+            Row::Verifier(v) if v.retired.is_some() => ok(self.verifiers.contains(&v.id), Refused::NotEnrolled),
             Row::Verifier(v) => {
                 ok(!self.audiences.contains(&v.audience), Refused::AudienceTaken)?;
                 ok(!self.keys.contains_key(&v.key) && !self.verifier_keys.contains(&v.key), Refused::KeyTaken)
@@ -206,7 +208,7 @@ impl Facts {
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
-            Row::Token(_) | Row::Opening(_) | Row::Session(_) => Ok(()),
+            Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => Ok(()),
         }
     }
 
@@ -223,6 +225,10 @@ impl Facts {
                 Row::Generation(scope, to) => _ = self.generations.insert(*scope, *to),
                 Row::Jti(agent, jti, _) => _ = self.jtis.insert((*agent, *jti)),
                 Row::KeyList(version, _) => self.key_list = *version,
+                Row::Verifier(v) if v.retired.is_some() => {
+                    self.verifiers.remove(&v.id);
+                    self.audiences.remove(&v.audience);
+                }
                 Row::Verifier(v) => {
                     self.verifiers.insert(v.id);
                     self.audiences.insert(v.audience.clone());
@@ -231,7 +237,7 @@ impl Facts {
                 Row::Receipt(r) => _ = self.receipts.insert(r.slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
                 Row::Spent(secret, _) => _ = self.spent.insert(*secret),
-                Row::Token(_) | Row::Opening(_) | Row::Session(_) => {}
+                Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => {}
             }
         }
     }

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod server;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod session;
@@ -17,7 +18,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -347,10 +348,23 @@ impl Store for Postgres {
         .boxed()
     }
 
+    fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>> {
+        async move {
+            let row: Option<(i64, i64)> =
+                within(sqlx::query_as("SELECT at_ms, leaf FROM drill WHERE tenant = $1").bind(self.tenant.as_str()).fetch_optional(&self.readers)).await?;
+            row.map(|(at, leaf)| Ok((UtcMillis(number(at, "drill", "at_ms")?), number(leaf, "drill", "leaf")?))).transpose()
+        }
+        .boxed()
+    }
+
+    fn board(&self) -> Option<std::sync::Arc<dyn crate::watch::Board>> {
+        Some(std::sync::Arc::new(crate::watch::postgres::PgBoard::new(self.tenant.clone(), self.options.clone())))
+    }
+
     fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>> {
         async move {
             let row: Option<VerifierRow> = within(
-                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND id = $2")
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = $1 AND id = $2")
                     .bind(self.tenant.as_str())
                     .bind(id.as_bytes().as_slice())
                     .fetch_optional(&self.readers),
@@ -364,7 +378,7 @@ impl Store for Postgres {
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>> {
         async move {
             let row: Option<VerifierRow> = within(
-                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 AND audience = $2")
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = $1 AND audience = $2 AND retired_ms IS NULL")
                     .bind(self.tenant.as_str())
                     .bind(audience.as_str())
                     .fetch_optional(&self.readers),
@@ -378,7 +392,7 @@ impl Store for Postgres {
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
         async move {
             let rows: Vec<VerifierRow> = within(
-                sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = $1 ORDER BY audience LIMIT 20000")
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000")
                     .bind(self.tenant.as_str())
                     .fetch_all(&self.readers),
             )

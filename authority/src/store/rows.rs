@@ -189,6 +189,7 @@ pub(super) struct VerifierRow {
     key: Vec<u8>,
     audience: String,
     enrolled_ms: i64,
+    retired_ms: Option<i64>,
 }
 
 impl TryFrom<VerifierRow> for Verifier {
@@ -199,6 +200,7 @@ impl TryFrom<VerifierRow> for Verifier {
             key: Key::from_bytes(fixed(&r.key, "verifier", "key")?),
             audience: r.audience.parse().map_err(|_| StoreError::Inconsistent { table: "verifier", column: "audience", id: hex::encode(&r.id) })?,
             enrolled: UtcMillis(number(r.enrolled_ms, "verifier", "enrolled_ms")?),
+            retired: r.retired_ms.map(|at| number(at, "verifier", "retired_ms")).transpose()?.map(UtcMillis),
         })
     }
 }

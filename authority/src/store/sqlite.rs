@@ -1,6 +1,7 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
 mod session;
+mod snapshot;
 mod write;
 
 use std::path::Path;
@@ -10,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, VerifierId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
@@ -334,9 +335,21 @@ impl Store for Sqlite {
         .boxed()
     }
 
+    fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>> {
+        async move {
+            let row: Option<(i64, i64)> = sqlx::query_as("SELECT at_ms, leaf FROM drill WHERE tenant = ?1")
+                .bind(self.tenant.as_str())
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(unavailable)?;
+            row.map(|(at, leaf)| Ok((UtcMillis(number(at, "drill", "at_ms")?), number(leaf, "drill", "leaf")?))).transpose()
+        }
+        .boxed()
+    }
+
     fn find_verifier(&self, id: VerifierId) -> Answering<'_, Option<Verifier>> {
         async move {
-            let row: Option<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = ?1 AND id = ?2")
+            let row: Option<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND id = ?2")
                 .bind(self.tenant.as_str())
                 .bind(id.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
@@ -349,7 +362,7 @@ impl Store for Sqlite {
 
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>> {
         async move {
-            let row: Option<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = ?1 AND audience = ?2")
+            let row: Option<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND audience = ?2 AND retired_ms IS NULL")
                 .bind(self.tenant.as_str())
                 .bind(audience.as_str())
                 .fetch_optional(&self.readers)
@@ -362,7 +375,7 @@ impl Store for Sqlite {
 
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
         async move {
-            let rows: Vec<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms FROM verifier WHERE tenant = ?1 ORDER BY audience LIMIT 20000")
+            let rows: Vec<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000")
                 .bind(self.tenant.as_str())
                 .fetch_all(&self.readers)
                 .await

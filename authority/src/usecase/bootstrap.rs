@@ -14,10 +14,12 @@ use crate::feed::beat::Pulse;
 use crate::keys::Keys;
 use crate::log::checkpoint::Origin;
 use crate::log::event;
+use crate::metrics::Metrics;
 use crate::seal::{Seals, SessionSecret};
 use crate::signer::Signer;
 use crate::signer::released::Released;
 use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
+use crate::watch::Watch;
 use crate::writer::{Parts, StartError, Writer};
 
 /// What a start needs.
@@ -112,7 +114,10 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
             feed.announce_key_list(&now.signed, &now.list, now.since);
         }
     });
+    let metrics = Arc::new(Metrics::new());
+    let watch = Watch::start(Arc::clone(&clock), store.board());
     let parts = Parts {
+        metrics: Arc::clone(&metrics),
         store: Arc::clone(&store),
         signer: Arc::clone(&signer),
         keys: Arc::clone(&keys),
@@ -124,7 +129,9 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
-    let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed });
+    let (cutter, cutters_clock) = (Arc::clone(&signer), Arc::clone(&clock));
+    tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
+    let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed, watch, metrics });
     super::publish_keys::keep_warning(&context);
     Ok(Started { context, key_list: signed })
 }

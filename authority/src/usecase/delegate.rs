@@ -1,7 +1,7 @@
 //! A human grants a part of their own authority to an agent.
 
 use procura_verifier::claims::{Hops, Possession};
-use procura_verifier::ids::{AgentId, DelegationId};
+use procura_verifier::ids::{AgentId, DelegationId, HumanId};
 use serde::{Deserialize, Serialize};
 
 use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, log_generations, standing};
@@ -75,35 +75,10 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
             Err(RecallError::Unavailable(e)) => return Err(e.into()),
         }
         let (agent, terms) = check(ctx, by, agent, terms.clone()).await?;
-        let (id, now, text) = (DelegationId::from_bytes(ctx.random()), ctx.now(), terms.summary(&agent.name));
-        let generations = ctx.generations(human, agent.id, id).await.map_err(Unavailable::from)?;
-        let (opening, text_hash) = ctx.salted(text.clone());
-        let leaf = event::Delegation {
-            delegation: id,
-            version: 1,
-            human,
-            agent: agent.id,
-            capabilities: terms.capabilities.clone(),
-            audiences: terms.audiences.clone(),
-            class_max: terms.class_max,
-            ttl_secs: terms.ttl_secs,
-            not_after: terms.not_after,
-            depth: terms.depth,
-            unregistered_hops: terms.hops == Hops::Any,
-            bearer: terms.possession == Possession::Bearer,
-            freshness_ms: u64::from(terms.freshness_ms),
-            generations: log_generations(&generations),
-            text_hash,
-        };
-        let delegation =
-            Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
-        // A kill between reading and writing must not leave a grant behind that was asked for before it.
-        let mut requires = standing(by);
-        requires.extend(delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)));
-        requires.push(Require::AgentActive(agent.id));
-        let mut rows = vec![Row::Delegation(delegation), opening];
-        rows.extend(ctx.remember(once, &Remembered { delegation: id, text: text.clone() }));
-        match ctx.writer.submit(Change { requires, rows, leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() }).await {
+        let Granting { id, text, mut change } = granting(ctx, human, &agent, terms).await?;
+        change.requires.splice(0..0, standing(by));
+        change.rows.extend(ctx.remember(once, &Remembered { delegation: id, text: text.clone() }));
+        match ctx.writer.submit(change).await {
             Ok(written) => return Ok(Delegated { delegation: id, text, leaf: written.placed.leaves.start }),
             Err(WriteError::Refused(Refused::GenerationMoved(..) | Refused::Answered)) => {}
             Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
@@ -112,6 +87,45 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
         }
     }
     Err(Unavailable::Busy.into())
+}
+
+/// A grant to be written.
+pub(super) struct Granting {
+    pub id: DelegationId,
+    pub text: String,
+    pub change: Change,
+}
+
+/// The grant with the generations of this moment. Who may grant it has been asked.
+pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms: Terms) -> Result<Granting, Unavailable> {
+    let (id, now, text) = (DelegationId::from_bytes(ctx.random()), ctx.now(), terms.summary(&agent.name));
+    let generations = ctx.generations(human, agent.id, id).await?;
+    let (opening, text_hash) = ctx.salted(text.clone());
+    let leaf = event::Delegation {
+        delegation: id,
+        version: 1,
+        human,
+        agent: agent.id,
+        capabilities: terms.capabilities.clone(),
+        audiences: terms.audiences.clone(),
+        class_max: terms.class_max,
+        ttl_secs: terms.ttl_secs,
+        not_after: terms.not_after,
+        depth: terms.depth,
+        unregistered_hops: terms.hops == Hops::Any,
+        bearer: terms.possession == Possession::Bearer,
+        freshness_ms: u64::from(terms.freshness_ms),
+        generations: log_generations(&generations),
+        text_hash,
+    };
+    let delegation =
+        Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
+    // A kill between reading and writing must not leave a grant behind that was asked for before it.
+    let mut requires: Vec<_> = delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)).collect();
+    requires.push(Require::AgentActive(agent.id));
+    let rows = vec![Row::Delegation(delegation), opening];
+    let change = Change { requires, rows, leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() };
+    Ok(Granting { id, text, change })
 }
 
 async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {

@@ -47,10 +47,14 @@ pub async fn enroll_verifier(ctx: &Context, by: &Principal, audience: Audience, 
         Principal::Human { id, .. } => Actor::Human(*id),
         _ => Actor::LocalOperator,
     };
+    // A canary's token is good for a service that nobody may be.
+    if audience.service().as_str() == super::drill::NAME {
+        return Err(EnrollError::AudienceTaken(audience));
+    }
     let (id, now) = (VerifierId::from_bytes(ctx.random()), ctx.now());
     let instance = audience.as_str().split_once('/').map_or("", |(_, instance)| instance).to_owned();
     let leaf = event::Verifier { verifier: id, key, service: audience.service().to_string(), instance, by: actor };
-    let verifier = Verifier { id, key, audience: audience.clone(), enrolled: now };
+    let verifier = Verifier { id, key, audience: audience.clone(), enrolled: now, retired: None };
     let change = Change { requires: standing(by), rows: vec![Row::Verifier(verifier)], leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
     let written = ctx.writer.submit(change).await;
     match written {

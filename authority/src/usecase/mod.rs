@@ -1,17 +1,23 @@
 //! What the authority does, one verb a file. Use cases see the store's trait, the writer and the signer; never a database, never HTTP.
 
+pub mod acknowledge;
 pub mod bootstrap;
 pub mod card;
+pub mod coverage;
 pub mod delegate;
+pub mod drill;
 pub mod enroll_verifier;
 pub mod inspect;
 pub mod issue;
 pub mod publish_keys;
 pub mod receipts;
 pub mod register_agent;
+pub mod retire_verifier;
 pub mod revoke;
 pub mod session;
 pub mod sign_in;
+pub mod take_back;
+pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -36,9 +42,11 @@ use crate::domain::principal::Principal;
 use crate::feed::Feed;
 use crate::keys::Keys;
 use crate::log::event::{self, Event};
+use crate::metrics::Metrics;
 use crate::seal::Seals;
 use crate::signer::Signer;
 use crate::store::{Answer, Placed, Require, Row, Store, StoreError};
+use crate::watch::Watch;
 use crate::writer::{WriteError, Writer};
 
 /// What every use case works with: one tenant's. Cheap to share behind an `Arc`.
@@ -63,6 +71,10 @@ pub struct Context {
     pub seals: Seals,
     /// The feed.
     pub feed: Feed,
+    /// Who listens to it, and how far each has applied it.
+    pub watch: Watch,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The store or the writer cannot serve. Our fault; the caller may try again.

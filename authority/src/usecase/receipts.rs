@@ -130,7 +130,8 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
 
 async fn enrolled(ctx: &Context, claimed: VerifierId) -> Result<Verifier, ReceiptError> {
     let found = ctx.store.find_verifier(claimed).await.map_err(Unavailable::from)?;
-    found.ok_or(ReceiptError::NotEnrolled(claimed))
+    // What it signed before it was retired and delivers after, nobody can tell from what was signed since.
+    found.filter(|v| v.retired.is_none()).ok_or(ReceiptError::NotEnrolled(claimed))
 }
 
 async fn settle(ctx: &Context, p: &Prepared, e: WriteError) -> Result<u64, ReceiptError> {

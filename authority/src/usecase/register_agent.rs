@@ -69,6 +69,9 @@ pub fn challenge(ctx: &Context, by: &Principal) -> Result<[u8; 32], RegisterErro
 /// The agent with its first card. Recorded in the log before it returns.
 pub async fn register_agent(ctx: &Context, by: &Principal, asked: &Registration) -> Result<Registered, RegisterError> {
     let owner = by.human().ok_or(RegisterError::NotHuman)?;
+    if asked.name.as_str() == super::drill::NAME {
+        return Err(RegisterError::NameTaken(asked.name.clone()));
+    }
     let now = ctx.now();
     let spends = agent_auth::redeem_challenge(&ctx.seals, now, owner, &ctx.tenant, &asked.nonce, &asked.key, &asked.signature)?;
     let agent = Agent { id: AgentId::from_bytes(ctx.random()), name: asked.name.clone(), owner, state: AgentState::Active, generation: 0, created: now };

@@ -7,6 +7,7 @@ use super::delegate::delegate;
 use super::enroll_verifier::enroll_verifier;
 use super::fixture::*;
 use super::receipts::{Record, take};
+use super::retire_verifier::retire_verifier;
 use super::revoke::{Target, revoke};
 use crate::app::export;
 use crate::domain::delegation::tests::terms;
@@ -28,6 +29,7 @@ async fn everything_that_use_cases_do_replays() {
         revoke(&app.ctx, &sam, target, Some("drill".into()), None).await.unwrap();
     }
     let alice = app.person("alice").await;
+    retire_verifier(&app.ctx, &root, verifier, "gone".into()).await.unwrap();
     let anew = delegate(&app.ctx, &alice, bot, terms(), None).await.unwrap().delegation;
     app.mint(bot, anew).await.unwrap();
 

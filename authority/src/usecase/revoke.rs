@@ -2,6 +2,7 @@
 
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{AgentId, BootTime, DelegationId, HumanId, Key, Tid};
+use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +28,27 @@ pub enum Target {
     Agent(AgentId),
     /// A person: everything resting on their authority.
     Human(HumanId),
-    /// A holder key.
+    /// A holder key; if the key list names it as a root key, all that it signed.
     HolderKey(Key),
     /// Everything of the tenant.
     Tenant,
     /// Everything.
     Everything,
+}
+
+impl Target {
+    /// What it is, as the command line, the API and metrics say it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Delegation(_) => "delegation",
+            Self::Agent(_) => "agent",
+            Self::Human(_) => "human",
+            Self::HolderKey(_) => "key",
+            Self::Tenant => "tenant",
+            Self::Everything => "all",
+        }
+    }
 }
 
 /// Taken back, durably; verifiers are being told.
@@ -102,7 +118,10 @@ pub async fn revoke(ctx: &Context, by: &Principal, target: Target, reason: Optio
         let requires = [standing(by), requires].concat();
         let leaf = ctx.leaf(event::Revoke { item: event::Encoded(item.to_bytes()), by: actor, reason_hash, delegation }, ctx.now())?;
         match ctx.writer.submit(Change { requires, rows, items: vec![item], leaves: vec![leaf] }).await {
-            Ok(w) => return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) }),
+            Ok(w) => {
+                ctx.metrics.revoked(target.word());
+                return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) });
+            }
             Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             // Somebody else revokes the same at the same moment: read again, so that each stands in the log with its own floor.
             Err(WriteError::Refused(Refused::GenerationMoved(..) | Refused::DelegationMoved(_) | Refused::DelegationNotLive | Refused::Answered)) => {}
@@ -158,6 +177,11 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
             // Their sessions are dead by the floor; in the same transaction they are gone.
             taking.rows.push(Row::Session(SessionChange::AllEnded(id)));
             Ok(taking)
+        }
+        // A root key is killed by its public key, whatever tokens say: by the key list it is one, and all it signed falls.
+        Target::HolderKey(key) if ctx.keys.load().find(KeyUse::Root, &key).is_some() => {
+            allowed(false)?;
+            Ok(Taking { item: Item::RootKey { key }, requires: Vec::new(), rows: Vec::new(), delegation: None })
         }
         Target::HolderKey(key) => {
             let known = ctx.store.find_agent_key(key).await.map_err(Unavailable::from)?;
@@ -284,6 +308,19 @@ mod tests {
             assert_eq!(e.by, Actor::Human(sam.human().unwrap()));
             assert!(e.reason_hash.is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_list_names_as_root_falls_with_all_it_signed() {
+        let app = app().await;
+        let (alice, ..) = app.granted().await;
+        let sam = app.person("sam").await;
+        let root = app.ctx.signer.key_for(KeyUse::Root, app.ctx.now(), app.ctx.now()).unwrap();
+        assert_eq!(revoke(&app.ctx, &alice, Target::HolderKey(root), None, None).await, Err(RevokeError::Forbidden));
+        revoke(&app.ctx, &sam, Target::HolderKey(root), None, None).await.unwrap();
+        assert_eq!(items(&app).await, [Item::RootKey { key: root }]);
+        revoke(&app.ctx, &sam, Target::HolderKey(key(1)), None, None).await.unwrap();
+        assert_eq!(items(&app).await.pop(), Some(Item::HolderKey { key: key(1) }));
     }
 
     #[tokio::test]

@@ -64,6 +64,7 @@ async fn world() -> World {
         released,
         pulse,
         feed: feed.clone(),
+        metrics: Arc::default(),
     };
     World { store, writer: Writer::start(parts).await.unwrap(), feed, keys, in_force, list, clock, folder }
 }

@@ -101,6 +101,10 @@ fn described(message: &Message) -> Value {
         Message::KeyListChange(m) => json!({
             "kind": 4, "tenant": m.tenant, "version": m.version, "hash": hex::encode(m.hash), "list": hex::encode(&m.list), "issued_ms": m.issued,
         }),
+        Message::Manifest(m) => json!({
+            "kind": 5, "tenant": m.tenant, "epoch": m.epoch, "seq": m.seq, "hash": hex::encode(m.hash), "issued_ms": m.issued,
+            "segments": m.segments.iter().map(|s| json!([format!("{:?}", s.kind), s.bucket, s.count, hex::encode(s.sha256), s.bytes])).collect::<Vec<_>>(),
+        }),
     }
 }
 
@@ -300,6 +304,18 @@ fn f1(v: &mut Rules) {
     let read = json!({ "kind": 4, "tenant": "acme", "version": 8, "hash": hex32("01"), "list": hex::encode("a list"), "issued_ms": NOW.0 });
     v.read("F1/key_list_change", "whose list nobody has believed yet", &change, read);
 
+    let segment = |kind: u64, bucket: u64, count: u64, hash: u8, length: u64| array(&[uint(kind), uint(bucket), uint(count), bytes(&[hash; 32]), uint(length)]);
+    let manifest = |segments: &[Vec<u8>]| payload(5, vec![uint(1), uint(9), bytes(&[4; 32]), uint(NOW.0), array(segments)]);
+    let page = |segments: Value| json!({ "kind": 5, "tenant": "acme", "epoch": 1, "seq": 9, "hash": hex32("04"), "issued_ms": NOW.0, "segments": segments });
+    let (lasting, tids) = (segment(0, 0, 3, 0xa0, 120), segment(1, 525_960, 2, 0xa1, 32));
+    v.read("F1/manifest_of_nothing", "no segment", &manifest(&[]), page(json!([])));
+    v.read(
+        "F1/manifest",
+        "items that last, and two token ids of one hour",
+        &manifest(&[lasting.clone(), tids.clone()]),
+        page(json!([["Lasting", 0, 3, hex32("a0"), 120], ["Ids(Tid)", 525_960, 2, hex32("a1"), 32]])),
+    );
+
     let good = travelling(&batch(7, NOW.0, &[]), FEED);
     v.refused("F1/trailing_byte", "one byte more", [good.clone(), vec![0]].concat(), "malformed");
     v.refused("F1/cut_off", "one byte less", good[..good.len() - 1].to_vec(), "malformed");
@@ -307,6 +323,10 @@ fn f1(v: &mut Rules) {
     let long_head = [vec![0x98, 3], good[1..].to_vec()].concat();
     v.refused("F1/long_head", "the number of fields in two bytes", long_head, "malformed");
     for (name, about, bytes) in [
+        ("manifest_descending", "segments out of order", manifest(&[tids.clone(), lasting.clone()])),
+        ("manifest_segment_twice", "one segment named twice", manifest(&[tids.clone(), tids.clone()])),
+        ("manifest_count_that_does_not_fit", "two ids in 33 bytes", manifest(&[segment(1, 525_960, 2, 0xa1, 33)])),
+        ("manifest_segment_kind_4", "a kind of segment that is none", manifest(&[segment(4, 525_960, 2, 0xa1, 32)])),
         ("number_0", "batches count from 1", batch(0, NOW.0, &[])),
         ("epoch_0", "epochs count from 1", payload(1, vec![uint(0), uint(1), bytes(&[3; 32]), uint(NOW.0), array(&[])])),
         ("epoch_that_follows_itself", "epoch 2 after epoch 2", epoch(2)),

@@ -6,12 +6,14 @@
 //! heartbeat   = [1, tenant, 2, epoch, head_seq, head_hash, clock, t_us, utc_ms, key_list_version, key_list_hash, [size, root], [nonce, …]]
 //! epoch start = [1, tenant, 3, epoch, prev_epoch, last_seq, last_hash, issued_ms]
 //! key list    = [1, tenant, 4, version, hash, signed list bytes, issued_ms]
+//! manifest    = [1, tenant, 5, epoch, seq, hash, issued_ms, [[kind, bucket, count, sha256, bytes], …]]    (snapshot.rs)
 //! ```
 //! The hash of a message is SHA-256 of its payload: signing it again, with whatever key, makes no other message.
 
 use minicbor::{Decoder, Encoder};
 use sha2::{Digest as _, Sha256};
 
+use super::snapshot::Manifest;
 use crate::ids::{AgentId, BlockId, ClockId, DelegationId, FreezeId, HumanId, Key, Lid, Tenant, Tid, UtcMillis};
 use crate::key_list::{KeyList, KeyListError, KeyUse};
 use crate::wire::{Canonical, Enc, Malformed, array, fixed, list};
@@ -328,6 +330,8 @@ pub enum Message {
     EpochStart(EpochStart),
     /// A new key list.
     KeyListChange(KeyListChange),
+    /// The contents page of a snapshot.
+    Manifest(Manifest),
 }
 
 impl Message {
@@ -338,6 +342,7 @@ impl Message {
             Self::Heartbeat(m) => &m.tenant,
             Self::EpochStart(m) => &m.tenant,
             Self::KeyListChange(m) => &m.tenant,
+            Self::Manifest(m) => &m.tenant,
         }
     }
 
@@ -348,6 +353,7 @@ impl Message {
             Self::Heartbeat(m) => m.utc,
             Self::EpochStart(m) => m.issued,
             Self::KeyListChange(m) => m.issued,
+            Self::Manifest(m) => m.issued,
         }
     }
 }
@@ -380,6 +386,7 @@ impl Canonical for Message {
             Self::KeyListChange(m) => {
                 e.array(7)?.u8(VERSION)?.str(m.tenant.as_str())?.u8(4)?.u64(m.version)?.bytes(&m.hash)?.bytes(&m.list)?.u64(m.issued.0)?;
             }
+            Self::Manifest(m) => m.write(VERSION, e)?,
         }
         Ok(())
     }
@@ -434,7 +441,8 @@ impl Canonical for Message {
                 let (hash, list, issued) = (fixed(d)?, d.bytes()?.to_vec(), UtcMillis(d.u64()?));
                 Ok(Self::KeyListChange(KeyListChange { tenant, version: epoch, hash, list, issued }))
             }
-            _ => Err(Malformed::new("expected a feed message of kind 1 to 4 with its fields")),
+            (super::snapshot::KIND, 8) => Ok(Self::Manifest(Manifest::read(tenant, epoch, d)?)),
+            _ => Err(Malformed::new("expected a feed message of kind 1 to 5 with its fields")),
         }
     }
 }

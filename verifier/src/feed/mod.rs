@@ -3,8 +3,12 @@
 //! [`FeedState`] does no I/O: bytes and clock readings go in, a [`Need`] comes out, and the [`View`](crate::revocation::View)
 //! that decisions read follows. Transports only carry bytes: what they lose, repeat, reorder or invent costs freshness, never truth.
 
+pub mod ack;
 pub mod clock;
+#[cfg(feature = "sse")]
+pub mod folder;
 pub mod message;
+pub mod snapshot;
 pub mod state;
 
 #[cfg(feature = "redis")]

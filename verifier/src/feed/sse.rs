@@ -3,23 +3,27 @@
 //! Needs a tokio runtime. Whatever the network does, the worst outcome is a stale view.
 
 mod events;
+mod resync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::ack::{Ack, SignIn, Signed};
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
-use crate::ids::{BootTime, Clock};
+use crate::claims::Audience;
+use crate::decision::Mode;
+use crate::ids::{BootTime, Clock, VerifierId};
 use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
 use crate::revocation::{KeyListStays, RevocationView as _, View};
 use crate::trust::KeepError;
@@ -47,10 +51,12 @@ pub struct FeedConfig {
     /// Redis beside the stream, as [`RedisConfig::open`](super::redis::RedisConfig::open) gives it; none by default.
     #[cfg(feature = "redis")]
     pub redis: Option<super::redis::RedisServer>,
-    /// The value of `Procura-Verifier`, for each request: how this verifier signs in.
-    pub sign_in: Option<Box<dyn Fn() -> String + Send + Sync>>,
+    /// Who signs in to streams and acknowledges. Nobody: one of few strangers, whom no kill waits for.
+    pub enrolment: Option<Enrolment>,
     /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
     pub trust_path: Option<PathBuf>,
+    /// Where the feed is kept over restarts, and for handing back what an authority lost; one verifier's alone. None: every start is cold.
+    pub folder: Option<std::path::PathBuf>,
     /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
     pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
 }
@@ -70,8 +76,9 @@ impl FeedConfig {
             stream: StreamUse::Held,
             #[cfg(feature = "redis")]
             redis: None,
-            sign_in: None,
+            enrolment: None,
             trust_path: None,
+            folder: None,
             on_alarm: Box::new(|_| {}),
         }
     }
@@ -85,6 +92,27 @@ pub enum StreamUse {
     /// None: for a verifier that cannot hold one. It lives of Redis, with a pull every [`FeedConfig::reopen_every`] to map the authority's
     /// clock; without Redis too, of pulls alone, one in half a bound.
     None,
+}
+
+/// An enrolled verifier, as the authority knows it.
+pub struct Enrolment {
+    /// Its id.
+    pub verifier: VerifierId,
+    /// The service and instance it was enrolled for.
+    pub audience: Audience,
+    /// Drawn at random when the process starts; the same as in its receipts.
+    pub run: [u8; 16],
+    /// Its key.
+    pub key: ed25519_dalek::SigningKey,
+    /// The weakest mode in force there: after its bound of silence it is presumed to deny.
+    pub mode: Mode,
+}
+
+// No derive: it holds a private key.
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enrolment({})", self.verifier)
+    }
 }
 
 /// An HTTP client with what the feed wants: TCP_NODELAY, connections within 1 s, no redirects.
@@ -106,6 +134,8 @@ pub struct FeedStatus {
     /// The path over Redis.
     #[cfg(feature = "redis")]
     pub redis: super::redis::RedisStatus,
+    /// Acknowledgements that the authority has taken.
+    pub acks: u64,
     /// Counts of the state machine.
     pub counters: FeedCounters,
     /// What last went wrong, as one sentence without secrets.
@@ -130,7 +160,14 @@ pub(super) struct Shared {
     streams: AtomicUsize,
     #[cfg(feature = "redis")]
     pub(super) redis: super::redis::Counts,
+    /// The watermark moved: there is something to acknowledge.
+    moved: Notify,
+    acks: AtomicU64,
     last_error: Mutex<Option<String>>,
+    disk: Option<Arc<resync::Disk>>,
+    /// False until the folder is loaded.
+    warm: watch::Sender<bool>,
+    merging: AtomicBool,
 }
 
 #[derive(Default)]
@@ -148,7 +185,13 @@ impl FeedClient {
     ///
     /// One client per view: it is the view's only writer.
     pub fn start(config: FeedConfig, view: Arc<View>) -> Self {
+        let disk = config.folder.as_deref().map(resync::Disk::open);
+        let refused = disk.as_ref().and_then(|d| d.as_ref().err()).map(ToString::to_string);
+        let disk = disk.and_then(Result::ok).map(Arc::new);
         let shared = Arc::new(Shared {
+            warm: watch::Sender::new(disk.is_none()),
+            disk: disk.clone(),
+            merging: AtomicBool::new(false),
             base: config.authority.trim_end_matches('/').to_owned(),
             state: Mutex::new(FeedState::new(Arc::clone(&view))),
             view,
@@ -159,8 +202,13 @@ impl FeedClient {
             streams: AtomicUsize::new(0),
             #[cfg(feature = "redis")]
             redis: super::redis::Counts::default(),
-            last_error: Mutex::new(None),
+            moved: Notify::new(),
+            acks: AtomicU64::new(0),
+            last_error: Mutex::new(refused),
         });
+        if shared.config.folder.is_some() && disk.is_none() {
+            shared.report(&[Alarm::Folder]);
+        }
         let mut tasks = vec![tokio::spawn(watch_over(Arc::clone(&shared)))];
         if shared.config.stream == StreamUse::Held {
             tasks.push(tokio::spawn(keep_stream(Arc::clone(&shared))));
@@ -168,6 +216,13 @@ impl FeedClient {
         #[cfg(feature = "redis")]
         if let Some(server) = shared.config.redis.clone() {
             tasks.push(tokio::spawn(super::redis::keep_subscription(Arc::clone(&shared), server)));
+        }
+        if let Some(disk) = disk {
+            shared.state().keep();
+            tasks.push(tokio::spawn(resync::keep_folder(Arc::clone(&shared), disk)));
+        }
+        if shared.config.enrolment.is_some() {
+            tasks.push(tokio::spawn(keep_acknowledging(Arc::clone(&shared))));
         }
         Self { shared, tasks }
     }
@@ -202,6 +257,7 @@ impl FeedClient {
             watermark,
             counters,
             streams: self.shared.streams.load(Ordering::Relaxed),
+            acks: self.shared.acks.load(Ordering::Relaxed),
             pulls: lock(&self.shared.pulls).begun,
             #[cfg(feature = "redis")]
             redis: self.shared.redis.status(),
@@ -245,12 +301,17 @@ enum FetchError {
     KeyListStays(#[from] KeyListStays),
     #[error(transparent)]
     Keep(#[from] KeepError),
+    #[error(transparent)]
+    Segment(#[from] crate::feed::snapshot::SegmentError),
+    #[error("folder: {0}")]
+    Disk(#[from] std::io::Error),
     #[error("{0}")]
     Broken(&'static str),
 }
 
 /// Opens streams without end, each before the one it replaces is closed.
 async fn keep_stream(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     let mut current: Option<AbortOnDrop> = None;
     let mut failures = 0;
     loop {
@@ -284,8 +345,10 @@ async fn keep_stream(shared: Arc<Shared>) {
 
 /// Looks at the clocks every 25 ms, and pulls where the stream falls silent or is not there.
 async fn watch_over(shared: Arc<Shared>) {
+    shared.warmed_up().await;
     loop {
         sleep(TICK).await;
+        shared.merge_soon();
         let (now, wall) = (shared.config.clock.boot(), shared.config.clock.wall());
         let (need, heard, alarms) = {
             let mut state = shared.state();
@@ -307,6 +370,29 @@ async fn watch_over(shared: Arc<Shared>) {
     }
 }
 
+/// Acknowledges as soon as the watermark has moved, and once a second. One at a time: what moves meanwhile goes with the next.
+async fn keep_acknowledging(shared: Arc<Shared>) {
+    let (mut number, mut failures) = (0, 0);
+    loop {
+        let _ = timeout(ACK_EVERY, shared.moved.notified()).await;
+        let Some(ack) = shared.acknowledgement(number + 1) else { continue };
+        number += 1;
+        match shared.acknowledge(&ack).await {
+            Ok(()) => {
+                failures = 0;
+                shared.acks.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                failures += 1;
+                shared.note(&error);
+                sleep(shared.backoff(failures)).await;
+                // What it would have said is still to be said.
+                shared.moved.notify_one();
+            }
+        }
+    }
+}
+
 impl Shared {
     /// True while beats are to be expected without being asked for.
     fn is_listening(&self) -> bool {
@@ -320,6 +406,50 @@ impl Shared {
     /// Where no stream brings answers to nonces, the clocks are mapped by pulls (F11).
     fn is_mapping_due(&self, now: BootTime) -> bool {
         lock(&self.pulls).newest.as_ref().is_none_or(|(started, _)| now.micros_since(*started) > micros(self.config.reopen_every))
+    }
+
+    /// What can be said now; nothing before the first answer of the authority.
+    fn acknowledgement(&self, number: u64) -> Option<Signed<Ack>> {
+        let me = self.config.enrolment.as_ref()?;
+        // The watermark first: what it says is applied, whatever comes in between.
+        let (epoch, seq, hash) = self.state().watermark();
+        let (now, fresh) = (self.config.clock.boot(), self.view.fresh_as_of()?);
+        let ack = Ack {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            number,
+            epoch,
+            seq,
+            hash,
+            fresh_age_ms: now.micros_since(fresh) / 1000,
+            utc: self.view.utc(now)?,
+            mode: me.mode,
+        };
+        Some(Signed::sign(&ack, &me.key))
+    }
+
+    async fn acknowledge(&self, ack: &Signed<Ack>) -> Result<(), FetchError> {
+        let body = serde_json::json!({ "ack": BASE64_URL_SAFE_NO_PAD.encode(ack.to_bytes()) });
+        let request = self.config.http.post(format!("{}/v1/feed/acks", self.base)).header("content-type", "application/json").body(body.to_string());
+        request.timeout(ACK_WAIT).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// The header of a stream request.
+    fn sign_in(&self, nonce: &Nonce) -> Option<String> {
+        let me = self.config.enrolment.as_ref()?;
+        let now = self.config.clock.boot();
+        let sign_in = SignIn {
+            tenant: self.view.tenant().clone(),
+            verifier: me.verifier,
+            run: me.run,
+            audience: me.audience.clone(),
+            nonce: nonce.to_vec(),
+            utc: self.view.utc(now).unwrap_or_else(|| self.config.clock.wall()),
+            mode: me.mode,
+        };
+        Some(BASE64_URL_SAFE_NO_PAD.encode(Signed::sign(&sign_in, &me.key).to_bytes()))
     }
 
     /// The pull that whoever asks now may wait for.
@@ -377,7 +507,11 @@ impl Shared {
 
     async fn read_stream(self: &Arc<Self>, ready: oneshot::Sender<()>) -> Result<(), FetchError> {
         let nonce = self.ask();
-        let mut response = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream").send().await?.error_for_status()?;
+        let mut request = self.request("/v1/feed", &[("nonce", hex::encode(nonce))]).header("accept", "text/event-stream");
+        if let Some(sign_in) = self.sign_in(&nonce) {
+            request = request.header("procura-verifier", sign_in);
+        }
+        let mut response = request.send().await?.error_for_status()?;
         let is_events = response.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
         if !is_events {
             return Err(FetchError::Broken("expected content type `text/event-stream`"));
@@ -448,7 +582,7 @@ impl Shared {
             // Another was here meanwhile; heartbeats that waited for the tail have been settled with it.
             return Ok(());
         }
-        for _ in 0..MAX_PAGES {
+        for page in 1..=MAX_PAGES {
             need = match need {
                 Need::Nothing => return Ok(()),
                 Need::Pull => {
@@ -458,6 +592,13 @@ impl Shared {
                 Need::KeyList => self.fetch_key_list().await?,
                 Need::Tail { epoch, from_seq } => self.fetch_tail(epoch, from_seq).await?,
             };
+            // F17: a page has shown that the authority knows what is known here; what lies between need not be read one by one.
+            if page == resync::PAGES_BEFORE_SNAPSHOT && matches!(need, Need::Tail { .. }) {
+                match self.fetch_snapshot().await {
+                    Ok(next) => need = next,
+                    Err(error) => self.note(&error),
+                }
+            }
         }
         Err(FetchError::Broken("feed did not come to an end of its tail"))
     }
@@ -533,12 +674,20 @@ impl Shared {
     /// Also whether anything moved: the watermark, or freshness.
     pub(super) fn receive_and_tell(self: &Arc<Self>, bytes: &[u8]) -> (Result<Need, FeedError>, bool) {
         let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
-        let (result, moved, announced, alarms) = {
+        let (result, (forward, moved), announced, alarms, kept) = {
             let mut state = self.state();
             let before = (state.watermark(), state.counters().published);
             let result = state.receive(bytes, now, wall);
-            (result, before != (state.watermark(), state.counters().published), state.take_announced(), state.take_alarms())
+            let forward = before.0 != state.watermark();
+            let moved = forward || before.1 != state.counters().published;
+            (result, (forward, moved), state.take_announced(), state.take_alarms(), state.take_kept())
         };
+        if let Some(disk) = &self.disk {
+            disk.push(kept);
+        }
+        if forward {
+            self.moved.notify_one();
+        }
         self.report(&alarms);
         (result.and_then(|need| announced.map_or(Ok(need), |list| self.hear_list(need, &list))), moved)
     }
@@ -561,15 +710,15 @@ impl Shared {
     }
 
     fn request(&self, path: &str, query: &[(&str, String)]) -> reqwest::RequestBuilder {
-        let mut request = self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query);
-        if let Some(sign_in) = &self.config.sign_in {
-            request = request.header("procura-verifier", sign_in());
-        }
-        request
+        self.config.http.get(format!("{}{path}", self.base)).query(&[("tenant", self.view.tenant().as_str())]).query(query)
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)], max: usize) -> Result<Vec<u8>, FetchError> {
-        let mut response = self.request(path, query).timeout(FETCH_WAIT).send().await?.error_for_status()?;
+        self.get_within(path, query, max, FETCH_WAIT).await
+    }
+
+    async fn get_within(&self, path: &str, query: &[(&str, String)], max: usize, wait: Duration) -> Result<Vec<u8>, FetchError> {
+        let mut response = self.request(path, query).timeout(wait).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > max {
@@ -590,6 +739,9 @@ impl Shared {
 
     fn report(&self, alarms: &[Alarm]) {
         for alarm in alarms {
+            if let (Alarm::Fork { .. } | Alarm::Loss { .. }, Some(disk)) = (alarm, &self.disk) {
+                disk.note_loss();
+            }
             (self.config.on_alarm)(alarm);
         }
     }
@@ -660,6 +812,8 @@ const PULL_GAP_US: u64 = 50_000;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_WAIT: Duration = Duration::from_secs(2);
+const ACK_EVERY: Duration = Duration::from_secs(1);
+const ACK_WAIT: Duration = Duration::from_millis(500);
 const STEADY_US: u64 = 1_000_000;
 const FOLLOW_GAP: Duration = Duration::from_millis(50);
 const BACKOFF_MS: u64 = 50;

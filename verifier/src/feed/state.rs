@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::clock::{ClockMap, PauseWatch};
 use super::message::{Batch, EpochStart, FeedError, Heartbeat, KeyListChange, Message, SignedMessage, genesis_hash};
+use super::snapshot::Loaded;
 use crate::ids::{BootTime, Key, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
 use crate::receipt::Relied;
@@ -71,6 +72,8 @@ pub enum Alarm {
         /// The version.
         version: u64,
     },
+    /// `folder`: what this verifier kept on disk is damaged, another's, or cannot be written. It was set aside; the feed is read again.
+    Folder,
 }
 
 /// Counts since the start, for metrics.
@@ -127,6 +130,10 @@ pub struct FeedState {
     clock_alarm: bool,
     alarms: Vec<Alarm>,
     counters: FeedCounters,
+    /// Who vouched that the snapshot begun with holds everything.
+    begun_with: Option<Key>,
+    /// Signed messages to be kept on disk, if anybody does.
+    kept: Option<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -181,6 +188,8 @@ impl FeedState {
             clock_alarm: false,
             alarms: Vec::new(),
             counters: FeedCounters::default(),
+            begun_with: None,
+            kept: None,
         };
         state.restart(BootTime(0));
         state
@@ -215,6 +224,48 @@ impl FeedState {
     /// The alarms since the last call; at most 64 are kept.
     pub fn take_alarms(&mut self) -> Vec<Alarm> {
         std::mem::take(&mut self.alarms)
+    }
+
+    /// From now on batches and epoch starts that are new here are kept for [`Self::take_kept`], which must be called.
+    pub fn keep(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// The signed messages that were new since the last call, to be stored: with them a verifier starts warm, and gives back
+    /// what an authority lost.
+    pub fn take_kept(&mut self) -> Vec<Vec<u8>> {
+        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// [`Self::receive`] for what was received, and verified, before the process began: batches and epoch starts.
+    pub fn restore(&mut self, bytes: &[u8], now: BootTime) -> Result<Need, FeedError> {
+        let keeping = self.kept.take();
+        let need = self.take(bytes, now);
+        self.kept = keeping;
+        need
+    }
+
+    /// Moves the watermark to a snapshot that is in the view (F17). At or below the watermark it stays where it is.
+    pub fn reach(&mut self, loaded: &Loaded, now: BootTime) -> Need {
+        let (epoch, seq, _) = self.watermark();
+        if (loaded.epoch, loaded.seq) <= (epoch, seq) {
+            let differs = loaded.epoch == epoch && self.link(loaded.seq).is_some_and(|l| l.hash != loaded.hash);
+            return if differs { self.fork(loaded.seq, now) } else { Need::Nothing };
+        }
+        if loaded.epoch == epoch {
+            if self.ahead.get(&loaded.seq).is_some_and(|a| a.hash != loaded.hash) {
+                return self.fork(loaded.seq, now);
+            }
+            self.ahead.retain(|number, _| *number > loaded.seq);
+        } else {
+            self.ahead.clear();
+            self.entered = now;
+        }
+        self.next.take_if(|(start, _)| start.epoch <= loaded.epoch);
+        (self.epoch, self.base, self.begun_with) = (loaded.epoch, loaded.seq, Some(loaded.key));
+        self.chain.clear();
+        self.chain.push_back(Link { hash: loaded.hash, reached: now });
+        self.advance(now)
     }
 
     /// Draws a nonce and notes `now` as the instant its request leaves: call it right before sending (F11). The newest 64 are kept, for 2 s.
@@ -280,6 +331,11 @@ impl FeedState {
             self.waiting.clear();
             need = Need::Pull;
         }
+        // F17: with that key a snapshot could be signed that lacks something: what stands on it is read again.
+        if self.begun_with.is_some_and(|key| keys.is_dead(&key)) {
+            self.restart(now);
+            need = self.tail();
+        }
         if self.wanted_list.is_some_and(|w| keys.find(KeyUse::Feed, &w.said_by).is_none()) {
             self.wanted_list = None;
         }
@@ -306,14 +362,22 @@ impl FeedState {
             return Ok(Need::Nothing);
         }
         match signed.verify(&keys, self.view.utc(now)) {
-            Ok(Message::Batch(batch)) => Ok(self.batch(&batch, hash, now)),
+            Ok(Message::Batch(batch)) => {
+                self.note(bytes);
+                Ok(self.batch(&batch, hash, now))
+            }
             Ok(Message::Heartbeat(beat)) => Ok(self.heartbeat(&beat, *signed.claimed_key(), now)),
-            Ok(Message::EpochStart(start)) => Ok(self.epoch_start(start, hash, now)),
             Ok(Message::KeyListChange(change)) => {
                 // A feed key says only that there is something to look at: no freshness ends for it, and nothing is believed.
                 self.announced = self.is_news(&change).then_some(change.list);
                 Ok(Need::Nothing)
             }
+            Ok(Message::EpochStart(start)) => {
+                self.note(bytes);
+                Ok(self.epoch_start(start, hash, now))
+            }
+            // Asked for where it is wanted, and of no use without its segments.
+            Ok(Message::Manifest(_)) => Ok(Need::Nothing),
             Err(error) => {
                 if matches!(error, FeedError::Unreadable(_)) {
                     self.view.stick();
@@ -333,7 +397,7 @@ impl FeedState {
                 self.clocks.has_seen(h.clock, h.t_us) && !h.nonces.iter().any(|n| self.nonces.iter().any(|(asked, _)| asked == n.as_slice()))
             }
             Ok(Message::KeyListChange(c)) => !self.is_news(&c),
-            Ok(Message::EpochStart(_)) | Err(_) => false,
+            Ok(Message::EpochStart(_) | Message::Manifest(_)) | Err(_) => false,
         }
     }
 
@@ -563,6 +627,7 @@ impl FeedState {
         self.ahead.clear();
         self.next = None;
         self.waiting.clear();
+        self.begun_with = None;
     }
 
     fn push(&mut self, hash: [u8; 32], now: BootTime) {
@@ -579,6 +644,12 @@ impl FeedState {
 
     fn link(&self, seq: u64) -> Option<&Link> {
         self.chain.get(usize::try_from(seq.checked_sub(self.base)?).ok()?)
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(bytes.to_vec());
+        }
     }
 
     fn alarm(&mut self, alarm: Alarm) {

@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::feed::fixture;
+use crate::ids::HumanId;
 use loom::thread;
 
 const TID: Tid = Tid::from_bytes([1; 16]);

@@ -1,5 +1,7 @@
 use super::*;
 use crate::feed::fixture;
+use crate::feed::message::FloorScope;
+use crate::ids::HumanId;
 
 const HUMAN: HumanId = HumanId::from_bytes([4; 16]);
 const AGENT: AgentId = AgentId::from_bytes([5; 16]);

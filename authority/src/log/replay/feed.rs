@@ -16,6 +16,8 @@ use super::super::finding::{Finding, FindingClass, Place};
 #[derive(Default)]
 pub(super) struct Taken {
     by_leaf: HashMap<u64, Item>,
+    /// The message that holds the item of a leaf.
+    seqs: HashMap<u64, u64>,
     /// Hash of each message by number; 0 is the head before the first.
     hashes: HashMap<u64, [u8; 32]>,
     /// When each message was put together, and the place of its last leaf.
@@ -58,6 +60,7 @@ impl Taken {
                 }
                 last = Some(index);
                 taken.add(expected, &item);
+                taken.seqs.insert(index, expected);
                 if taken.by_leaf.insert(index, item).is_some() {
                     return Err(wrong(format!("leaf {index} stands beside two items")));
                 }
@@ -90,6 +93,11 @@ impl Taken {
     /// The item that stands beside a leaf.
     pub(super) fn at_leaf(&self, index: u64) -> Option<&Item> {
         self.by_leaf.get(&index)
+    }
+
+    /// Epoch and number of the message that holds the item of a leaf.
+    pub(super) fn place_of(&self, index: u64) -> Option<(u64, u64)> {
+        self.seqs.get(&index).map(|seq| (self.epoch, *seq))
     }
 
     /// The hash of a message of this feed.

@@ -202,16 +202,19 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
     }
     if !needs.verifiers.is_empty() {
         let wanted = all(needs.verifiers.iter().map(VerifierId::as_bytes));
-        for id in ids(c, "SELECT id FROM verifier WHERE tenant = $1 AND id = ANY($2)", t, wanted).await? {
+        // Not `IS NULL`: the planner would walk the index of all that are in force.
+        for id in ids(c, "SELECT id FROM verifier WHERE tenant = $1 AND id = ANY($2) AND coalesce(retired_ms, 0) = 0", t, wanted).await? {
             f.verifiers.insert(VerifierId::from_bytes(fixed(&id, "verifier", "id")?));
         }
     }
     if !needs.audiences.is_empty() {
-        let found: Vec<String> = sqlx::query_scalar("SELECT audience FROM verifier WHERE tenant = $1 AND audience = ANY($2)")
-            .bind(t)
-            .bind(needs.audiences.iter().map(Audience::as_str).collect::<Vec<_>>())
-            .fetch_all(&mut *c)
-            .await?;
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT v.* FROM unnest($2::text[]) w(audience) CROSS JOIN LATERAL (SELECT audience FROM verifier WHERE tenant = $1 AND audience = w.audience AND retired_ms IS NULL OFFSET 0) v",
+        )
+        .bind(t)
+        .bind(needs.audiences.iter().map(Audience::as_str).collect::<Vec<_>>())
+        .fetch_all(&mut *c)
+        .await?;
         f.audiences.extend(needs.audiences.iter().filter(|a| found.iter().any(|f| f == a.as_str())).cloned());
     }
     if !needs.receipts.is_empty() {
@@ -355,12 +358,17 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             .bind(scope_bytes(scope))
             .bind(big(*to)?),
         Row::KeyList(version, signed) => sqlx::query("INSERT INTO key_list (tenant, version, signed) VALUES ($1, $2, $3)").bind(t).bind(big(*version)?).bind(signed),
-        Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms) VALUES ($1, $2, $3, $4, $5)")
+        Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms, retired_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO UPDATE SET retired_ms = excluded.retired_ms")
             .bind(t)
             .bind(v.id.as_bytes().as_slice())
             .bind(v.key.as_bytes().as_slice())
             .bind(v.audience.as_str())
-            .bind(big(v.enrolled.0)?),
+            .bind(big(v.enrolled.0)?)
+            .bind(v.retired.map(|at| big(at.0)).transpose()?),
+        Row::Drill(at) => sqlx::query("INSERT INTO drill (tenant, at_ms, leaf) VALUES ($1, $2, $3) ON CONFLICT (tenant) DO UPDATE SET at_ms = excluded.at_ms, leaf = excluded.leaf")
+            .bind(t)
+            .bind(big(at.0)?)
+            .bind(big(placed.leaves.start)?),
         Row::Opening(o) => sqlx::query("INSERT INTO opening (tenant, hash, salt, text) VALUES ($1, $2, $3, $4)")
             .bind(t)
             .bind(o.hash().to_vec())

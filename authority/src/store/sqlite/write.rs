@@ -174,7 +174,7 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     if !needs.verifiers.is_empty() {
-        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT id FROM verifier WHERE tenant = ?1 AND id IN (SELECT unhex(value) FROM json_each(?2))")
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT id FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL AND id IN (SELECT unhex(value) FROM json_each(?2))")
             .bind(tenant.as_str())
             .bind(hexes(needs.verifiers.iter().map(VerifierId::as_bytes)))
             .fetch_all(&mut **tx)
@@ -185,7 +185,7 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     for audience in &needs.audiences {
-        let id: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM verifier WHERE tenant = ?1 AND audience = ?2")
+        let id: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM verifier WHERE tenant = ?1 AND audience = ?2 AND retired_ms IS NULL")
             .bind(tenant.as_str())
             .bind(audience.as_str())
             .fetch_optional(&mut **tx)
@@ -345,12 +345,17 @@ impl Many {
                 .bind(scope_bytes(scope))
                 .bind(int(*to)),
             Row::KeyList(version, signed) => sqlx::query("INSERT INTO key_list (tenant, version, signed) VALUES (?1, ?2, ?3)").bind(t).bind(int(*version)).bind(signed.clone()),
-            Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms) VALUES (?1, ?2, ?3, ?4, ?5)")
+            Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms, retired_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (tenant, id) DO UPDATE SET retired_ms = excluded.retired_ms")
                 .bind(t)
                 .bind(v.id.as_bytes().to_vec())
                 .bind(v.key.as_bytes().to_vec())
                 .bind(v.audience.as_str().to_owned())
-                .bind(int(v.enrolled.0)),
+                .bind(int(v.enrolled.0))
+                .bind(v.retired.map(|at| int(at.0))),
+            Row::Drill(at) => sqlx::query("INSERT INTO drill (tenant, at_ms, leaf) VALUES (?1, ?2, ?3) ON CONFLICT (tenant) DO UPDATE SET at_ms = excluded.at_ms, leaf = excluded.leaf")
+                .bind(t)
+                .bind(int(at.0))
+                .bind(int(placed.leaves.start)),
             Row::Opening(o) => sqlx::query("INSERT INTO opening (tenant, hash, salt, text) VALUES (?1, ?2, ?3, ?4)")
                 .bind(t)
                 .bind(o.hash().to_vec())

@@ -86,6 +86,8 @@ enum Ended {
 
 /// Subscribes without end.
 pub(in crate::feed) async fn keep_subscription(shared: Arc<Shared>, server: RedisServer) {
+    // What was kept comes first: messages before it would look like a fork of nothing.
+    shared.warmed_up().await;
     let channel = server.channel(shared.view.tenant());
     // Kept over connections: whoever floods gets no new budget by ours.
     let budget = Arc::new(Mutex::new(Budget::new(shared.config.clock.boot())));

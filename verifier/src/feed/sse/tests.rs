@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::broadcast;
 
 use crate::feed::fixture;
@@ -28,7 +28,10 @@ struct Authority {
     stream_loses_batches: AtomicBool,
     streams: AtomicU64,
     pulls: AtomicU64,
-    sign_ins: Mutex<Vec<String>>,
+    /// Nonce and header.
+    sign_ins: Mutex<Vec<(String, String)>>,
+    acks: Mutex<Vec<Signed<Ack>>>,
+    acks_refused: AtomicBool,
 }
 
 type Params = Query<std::collections::HashMap<String, String>>;
@@ -46,6 +49,8 @@ impl Authority {
             streams: AtomicU64::new(0),
             pulls: AtomicU64::new(0),
             sign_ins: Mutex::default(),
+            acks: Mutex::default(),
+            acks_refused: AtomicBool::new(false),
         })
     }
 
@@ -98,6 +103,7 @@ impl Authority {
             .route("/v1/feed", get(stream))
             .route("/v1/feed/tail", get(tail))
             .route("/v1/feed/head", get(head))
+            .route("/v1/feed/acks", post(acks))
             .route(
                 "/v1/keys",
                 get(|State(a): State<Arc<Authority>>| async move {
@@ -119,7 +125,7 @@ fn text(message: &SignedMessage) -> String {
 
 async fn stream(State(a): State<Arc<Authority>>, Query(q): Params, headers: HeaderMap) -> Response {
     a.streams.fetch_add(1, Ordering::SeqCst);
-    lock(&a.sign_ins).extend(headers.get("procura-verifier").map(|v| v.to_str().unwrap().to_owned()));
+    lock(&a.sign_ins).extend(headers.get("procura-verifier").map(|v| (q["nonce"].clone(), v.to_str().unwrap().to_owned())));
     if a.streams_refused.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
@@ -138,6 +144,15 @@ async fn stream(State(a): State<Arc<Authority>>, Query(q): Params, headers: Head
         Some((Ok::<_, Infallible>(Event::default().data(next)), (None, live, a)))
     });
     Sse::new(events).into_response()
+}
+
+async fn acks(State(a): State<Arc<Authority>>, Json(body): Json<serde_json::Value>) -> StatusCode {
+    if a.acks_refused.load(Ordering::SeqCst) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(body["ack"].as_str().unwrap()).unwrap();
+    lock(&a.acks).push(Signed::from_bytes(&bytes).unwrap());
+    StatusCode::OK
 }
 
 async fn head(State(a): State<Arc<Authority>>, Query(q): Params) -> Response {
@@ -189,7 +204,7 @@ fn is_fresh_since(client: &FeedClient, since: BootTime) -> bool {
 async fn a_stream_brings_revocations_and_freshness() {
     let authority = Authority::new(1);
     let (address, _server) = authority.serve("127.0.0.1:0").await;
-    let client = client_with(&address, |c| c.sign_in = Some(Box::new(|| "vrf_test".to_owned())));
+    let client = client(&address);
     until("fresh", || client.view().fresh_as_of().is_some()).await;
     until("a stream", || client.status().streams == 1).await;
     for n in 1..=5 {
@@ -199,7 +214,52 @@ async fn a_stream_brings_revocations_and_freshness() {
     until("fresh after the commit", || is_fresh_since(&client, committed)).await;
     assert_eq!((client.view().known().ids, client.status().watermark.1), (5, 5));
     assert_eq!(client.view().relied().unwrap().seq, 5);
-    assert_eq!(lock(&authority.sign_ins).first().map(String::as_str), Some("vrf_test"));
+    assert!(lock(&authority.sign_ins).is_empty() && lock(&authority.acks).is_empty(), "who is not enrolled says nothing");
+}
+
+fn enrolment() -> Enrolment {
+    let key = crate::token::tests::key(20);
+    Enrolment { verifier: VerifierId::from_bytes([6; 16]), audience: "payments/1".parse().unwrap(), run: [8; 16], key, mode: Mode::Strict { ms: 150 } }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_enrolled_verifier_signs_in_to_each_stream_and_acknowledges_what_it_applied() {
+    let authority = Authority::new(1);
+    let (address, _server) = authority.serve("127.0.0.1:0").await;
+    let client = client_with(&address, |c| {
+        c.enrolment = Some(enrolment());
+        c.reopen_every = Duration::from_millis(200);
+    });
+    let public = crate::ids::Key::of(&enrolment().key);
+    until("two streams signed in to", || lock(&authority.sign_ins).len() >= 2).await;
+    let opened: Vec<SignIn> = lock(&authority.sign_ins)
+        .iter()
+        .map(|(nonce, text)| {
+            let signed = Signed::<SignIn>::from_bytes(&BASE64_URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap();
+            let sign_in = signed.open(&public).unwrap();
+            assert_eq!(hex::encode(&sign_in.nonce), *nonce, "for this request and no other");
+            sign_in
+        })
+        .collect();
+    assert_ne!(opened[0].nonce, opened[1].nonce);
+    assert_eq!((opened[0].verifier, opened[0].run, opened[0].audience.as_str()), (enrolment().verifier, enrolment().run, "payments/1"));
+
+    until("fresh", || client.view().fresh_as_of().is_some()).await;
+    authority.commit(1);
+    let acked = |seq| lock(&authority.acks).iter().any(|a| a.open(&public).unwrap().seq == seq);
+    until("the acknowledgement of number 1", || acked(1)).await;
+    // Refused, it is said again.
+    authority.acks_refused.store(true, Ordering::SeqCst);
+    authority.commit(2);
+    until("applied", || client.status().watermark.1 == 2).await;
+    until("the refusal", || client.status().last_error.is_some_and(|e| e.contains("503"))).await;
+    assert!(!acked(2));
+    authority.acks_refused.store(false, Ordering::SeqCst);
+    until("the acknowledgement of number 2", || acked(2)).await;
+    let all: Vec<Ack> = lock(&authority.acks).iter().map(|a| a.open(&public).unwrap()).collect();
+    assert!(all.is_sorted_by(|a, b| a.number < b.number && a.seq <= b.seq), "{all:?}");
+    let last = lock(&authority.history)[1].hash();
+    assert!(all.iter().any(|a| a.seq == 2 && a.hash == last && a.utc >= fixture::UTC), "which history it is");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,7 +121,7 @@ impl World {
             let position = |m: &SignedMessage| match Message::from_bytes(m.unverified_payload()).unwrap() {
                 Message::Batch(b) => (b.epoch, b.seq),
                 Message::EpochStart(s) => (s.epoch, 0),
-                Message::Heartbeat(_) | Message::KeyListChange(_) => unreachable!(),
+                Message::Heartbeat(_) | Message::KeyListChange(_) | Message::Manifest(_) => unreachable!(),
             };
             let mut tail: Vec<_> = self.batches.iter().map(|(_, m)| m.clone()).filter(|m| position(m) >= (epoch, from_seq)).collect();
             tail.sort_by_key(position);
