@@ -1,4 +1,6 @@
-//! The only file that knows every adapter: folder and address in, a running authority out.
+//! The only file that knows every adapter: folder and address in, a running authority out. [`serve`] is beside it.
+
+mod serve;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::serve::{FirstStart, serve};
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
@@ -49,6 +52,8 @@ pub struct Running {
     folder: PathBuf,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
+    /// Where the store does not hold it.
+    _lock: Option<FolderLock>,
 }
 
 impl Running {
@@ -119,36 +124,56 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     let relying_party = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?;
 
     let opened = open(lock, folder, &url, &provider).await?;
-    let ctx = opened.context;
     if let Some(redis) = redis {
-        ctx.feed.carry_beside(Arc::new(RedisBus::start(&redis, &ctx.tenant, rng())?));
+        opened.context.feed.carry_beside(Arc::new(RedisBus::start(&redis, &opened.context.tenant, rng())?));
     }
-    let oidc = OidcState::new(&url, relying_party, ctx.clone())?;
-    let app = AppState::new(Shared {
-        origin: origin(&url)?,
-        authority: url.clone(),
-        cookies: Cookies::for_address(&url)?,
-        oidc: Arc::new(oidc),
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        ctx,
-    });
+    let assembly = Assembly { folder, url: &url, origin: origin(&url)?, listener, relying_party, stopping };
+    let mut servers = assembly.serve(opened)?;
+    servers.push(idp);
+    Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, _lock: None })
+}
 
-    let socket = folder.join(SOCKET);
-    // The folder is ours alone (its lock is held): a socket that is there is a dead process's.
-    _ = std::fs::remove_file(&socket);
-    let unix = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
-    set_mode(&socket, 0o600)?;
-    let over_socket = router(app.clone()).layer(Extension(OverSocket));
-    let over_tcp = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let tcp = axum::serve(listener.tap_io(no_delay), over_tcp).with_graceful_shutdown(until(stopping.clone()));
-    let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
-    let servers = vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await }), idp];
-    Ok(Running { url, provider, folder: folder.to_owned(), stop, servers })
+/// What `dev` and `serve` have in common once keys and store are open.
+struct Assembly<'a> {
+    folder: &'a Path,
+    url: &'a str,
+    origin: Origin,
+    listener: TcpListener,
+    relying_party: RelyingParty,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Assembly<'_> {
+    /// Answers on the listener and on the folder's socket.
+    fn serve(self, opened: Started) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        let Self { folder, url, origin, listener, relying_party, stopping } = self;
+        let ctx = opened.context;
+        let oidc = OidcState::new(url, relying_party, ctx.clone())?;
+        let app = AppState::new(Shared {
+            origin,
+            authority: url.to_owned(),
+            cookies: Cookies::for_address(url)?,
+            oidc: Arc::new(oidc),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            ctx,
+        });
+
+        let socket = folder.join(SOCKET);
+        // The folder is ours alone (its lock is held): a socket that is there is a dead process's.
+        _ = std::fs::remove_file(&socket);
+        let unix = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
+        set_mode(&socket, 0o600)?;
+        let over_socket = router(app.clone()).layer(Extension(OverSocket));
+        let over_tcp = router(app).into_make_service_with_connect_info::<SocketAddr>();
+        let tcp = axum::serve(listener.tap_io(no_delay), over_tcp).with_graceful_shutdown(until(stopping.clone()));
+        let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
+        Ok(vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await })])
+    }
 }
 
 /// The provider's address is its issuer, and with it half of everybody's name: the same at every start on a folder.
 async fn provider_listener(folder: &Path) -> anyhow::Result<TcpListener> {
-    let path = folder.join("provider-address");
+    let path = folder.join(PROVIDER_ADDRESS);
     if let Ok(kept) = std::fs::read_to_string(&path) {
         let kept = kept.trim();
         return TcpListener::bind(kept)
@@ -231,6 +256,9 @@ fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool
 
 /// [`export`] from a folder in which nobody runs.
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
+    if !folder.join(PROVIDER_ADDRESS).exists() {
+        bail!("{} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again", folder.display());
+    }
     let ctx = at_rest(folder).await?;
     export(&ctx, &ctx.writer.checkpoint()).await
 }
@@ -276,5 +304,7 @@ fn rng() -> secret::Rng {
     Box::new(StdRng::from_os_rng())
 }
 
+/// What a folder of `dev` has and one of `serve` has not.
+const PROVIDER_ADDRESS: &str = "provider-address";
 const LAST_REQUESTS: std::time::Duration = std::time::Duration::from_secs(2);
 const LEAVES_AT_ONCE: u64 = 1024;

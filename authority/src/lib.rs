@@ -4,6 +4,7 @@
 
 pub mod agent_auth;
 pub mod app;
+pub mod checkpoints;
 pub mod cli;
 pub mod config;
 pub mod demo;

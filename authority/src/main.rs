@@ -38,6 +38,10 @@ enum Command {
         #[command(flatten)]
         redis: cli::redis::RedisArgs,
     },
+    /// Run one replica of an authority from a configuration
+    ///
+    /// Example: procura serve --config procura.toml
+    Serve(cli::serve::Args),
     /// Make an Ed25519 key for an agent or a verifier
     ///
     /// Example: procura keygen --out invoice-bot.key
@@ -89,6 +93,9 @@ enum Command {
     /// One instance of the demo's sample tool
     #[command(hide = true)]
     SampleTool(cli::sample_tool::Args),
+    /// The provider for development alone
+    #[command(hide = true)]
+    DevIdp(cli::dev_idp::Args),
 }
 
 #[tokio::main]
@@ -116,14 +123,12 @@ async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Dev { listen, data, json, redis } => {
             let running = app::dev(&data, listen, redis.config()?).await?;
             println!("{}", if json { running.welcome_json() } else { running.welcome() });
-            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-            tokio::select! {
-                ended = tokio::signal::ctrl_c() => ended?,
-                _ = terminate.recv() => {}
-            }
+            cli::serve::asked_to_end().await?;
             running.stop().await;
             Ok(0)
         }
+        Command::Serve(args) => cli::serve::run(&args).await.map(|()| 0),
+        Command::DevIdp(args) => cli::dev_idp::run(args).await.map(|()| 0),
         Command::Keygen(args) => cli::keygen::run(&args).map(|()| 0),
         Command::Login(args) => cli::login::run(args, http()?).await.map(|()| 0),
         Command::Whoami(at) => cli::session::whoami(&at, &http()?).await.map(|()| 0),

@@ -9,20 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use procura_verifier::feed::message::Message;
-use procura_verifier::ids::{BootTime, Clock, Key, Tenant, UtcMillis};
+use procura_verifier::ids::{BootTime, Clock, Key, Tenant};
 use procura_verifier::key_list::{KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use rand::RngCore;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::checkpoints::Checkpoints;
+pub use crate::checkpoints::ReleasedCheckpoint;
 use crate::feed::Feed;
 use crate::feed::beat::Pulse;
 use crate::keys::Keys;
-use crate::log::checkpoint::{Checkpoint, Origin};
+use crate::log::checkpoint::Origin;
 use crate::log::leaf::UnverifiedLeaf;
 use crate::metrics::Metrics;
 use crate::signer::Signer;
-use crate::signer::released::{ReleaseError, Released, TreeHead};
+use crate::signer::released::{ReleaseError, Released};
 use crate::store::{Batch, Change, CommitError, Committed, Placed, Refused, Require, Row, Store};
 
 mod resign;
@@ -49,17 +51,6 @@ pub enum WriteError {
     /// Nothing was written, or it is not known whether it was: a request with an idempotency key may be repeated.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-}
-
-/// A signed checkpoint that may be shown to anyone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReleasedCheckpoint {
-    /// What it says.
-    pub tree: TreeHead,
-    /// The signed note.
-    pub note: Arc<str>,
-    /// The key list that the log up to here recorded last: an export needs exactly that one.
-    pub key_list: Arc<UnverifiedKeyList>,
 }
 
 /// Why the writer does not start.
@@ -105,7 +96,7 @@ pub struct Parts {
 pub struct Writer {
     routine: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
-    checkpoint: watch::Receiver<ReleasedCheckpoint>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 struct Job {
@@ -132,20 +123,16 @@ pub struct Written {
 
 impl Writer {
     /// Compares the store's head with what was released, releases it again, and starts the task.
-    pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
-        let head = parts.store.head().await?;
-        parts.released.release(head.tree)?;
-        let last = match head.tree.size.checked_sub(1) {
-            Some(last) => parts.store.leaves(last, 1).await?.first().and_then(|l| UnverifiedLeaf::parse(l).ok()).map(|l| l.unverified_at()),
-            None => None,
-        };
-        let first = sign_checkpoint(&parts, head.tree, last.unwrap_or_else(|| parts.clock.wall()))?;
-        parts.pulse.released(head.tree);
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let Parts { store, signer, keys, clock, rng, origin, released, pulse, feed, metrics } = parts;
+        let checkpoints = Checkpoints::start(&*store, Arc::clone(&signer), Arc::clone(&keys), origin, Arc::clone(&pulse), released).await?;
+        let checkpoints = Arc::new(checkpoints);
+        feed.follow(Arc::clone(&checkpoints));
         let (routine, from_routine) = mpsc::channel(MAX_WAITING);
         let (urgent, from_urgent) = mpsc::channel(MAX_WAITING);
-        let (show, checkpoint) = watch::channel(first);
-        tokio::spawn(Task { parts, from_routine, from_urgent, show, again: Vec::new() }.run());
-        Ok(Self { routine, urgent, checkpoint })
+        let parts = Tools { store, signer, keys, clock, rng, pulse, feed, metrics };
+        tokio::spawn(Task { parts, from_routine, from_urgent, checkpoints: Arc::clone(&checkpoints), again: Vec::new() }.run());
+        Ok(Self { routine, urgent, checkpoints })
     }
 
     /// Writes a change. On `Ok` it is durable and its feed message is on its way; on an error of its own nothing of it was written.
@@ -185,7 +172,7 @@ impl Writer {
 
     /// The newest checkpoint that may be shown.
     pub fn checkpoint(&self) -> ReleasedCheckpoint {
-        self.checkpoint.borrow().clone()
+        self.checkpoints.newest()
     }
 
     /// True while the writer takes changes.
@@ -194,11 +181,23 @@ impl Writer {
     }
 }
 
+/// [`Parts`] without what shows checkpoints.
+struct Tools {
+    store: Arc<dyn Store>,
+    signer: Arc<dyn Signer>,
+    keys: Arc<Keys>,
+    clock: Arc<dyn Clock>,
+    rng: Box<dyn RngCore + Send + Sync>,
+    pulse: Arc<Pulse>,
+    feed: Feed,
+    metrics: Arc<Metrics>,
+}
+
 struct Task {
-    parts: Parts,
+    parts: Tools,
     from_routine: mpsc::Receiver<Job>,
     from_urgent: mpsc::Receiver<Job>,
-    show: watch::Sender<ReleasedCheckpoint>,
+    checkpoints: Arc<Checkpoints>,
     /// What a newer key list of another replica overtook: signed anew, and first in the next batch.
     again: Vec<Job>,
 }
@@ -208,11 +207,16 @@ impl Task {
         while let Some(mut jobs) = self.gather().await {
             let under = self.settle_leaves(&mut jobs);
             let (changes, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.change, j.tell)).unzip();
+            if self.parts.pulse.is_stopped() {
+                answer(waiting, std::iter::repeat_with(|| Err(stopped())));
+                return;
+            }
             let mut id = [0; 16];
             self.parts.rng.fill_bytes(&mut id);
             let at = self.parts.clock.wall();
             let feed_key = self.parts.signer.key_for(KeyUse::Feed, at, at).unwrap_or(NO_KEY);
             let batch = Batch { id, at, feed_key, changes };
+            let known = self.checkpoints.known();
             self.parts.pulse.begin();
             let begun = self.parts.clock.boot();
             let committed = match self.parts.store.commit(&batch).await {
@@ -238,12 +242,10 @@ impl Task {
             self.catch_up(batch.at, committed.key_list).await;
             let list = self.parts.keys.load().payload().version;
             let messages = self.sign_feed(&committed);
-            match self.release(committed.head.tree, &batch, &committed) {
+            match self.release(&batch, &committed, known) {
                 // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
                 Err(e @ ReleaseError::Fork { .. }) => {
                     tracing::error!(error = %e, "log fork, the writer stops");
-                    // Heartbeats claim no later moment than this: verifiers go stale.
-                    self.parts.pulse.begin();
                     return;
                 }
                 Err(e) => tracing::error!(error = %e, "checkpoint not released"),
@@ -258,6 +260,17 @@ impl Task {
                 self.parts.feed.key_list_changed(now.payload().version, *now.hash());
             }
         }
+    }
+
+    /// Shows the checkpoint of a commit that went on from what was shown. Where others committed in between, the feed's
+    /// follower shows it, after it has seen that the log between the two is one.
+    fn release(&self, batch: &Batch, committed: &Committed, known: crate::signer::released::TreeHead) -> Result<(), ReleaseError> {
+        let written = committed.outcomes.iter().flatten().map(|p| p.leaves.end - p.leaves.start).sum::<u64>();
+        if committed.head.tree.size.saturating_sub(written) > known.size {
+            self.parts.feed.hint();
+            return Ok(());
+        }
+        self.checkpoints.release(committed.head.tree, Some(known), self.last_leaf_at(batch, committed))
     }
 
     /// Waits for a change, then takes what else is there: revocations first.
@@ -313,22 +326,6 @@ impl Task {
             })
             .collect()
     }
-
-    /// Recorded durably first, signed second, shown third.
-    fn release(&mut self, tree: TreeHead, batch: &Batch, committed: &Committed) -> Result<(), ReleaseError> {
-        if self.show.borrow().tree == tree {
-            return Ok(());
-        }
-        self.parts.released.release(tree)?;
-        match sign_checkpoint(&self.parts, tree, self.last_leaf_at(batch, committed)) {
-            Ok(signed) => {
-                self.parts.pulse.released(tree);
-                self.show.send_replace(signed);
-            }
-            Err(e) => tracing::error!(error = %e, "checkpoint not signed"),
-        }
-        Ok(())
-    }
 }
 
 /// Reads until it is known whether the batch was written. Until then nobody is answered, nothing else is written, and
@@ -347,14 +344,8 @@ async fn find_out(store: &dyn Store, id: [u8; 16], would_be: Committed, why: Str
     }
 }
 
-/// `at` is the time of the last leaf: the log keys that hold then sign.
-fn sign_checkpoint(parts: &Parts, tree: TreeHead, at: UtcMillis) -> Result<ReleasedCheckpoint, crate::log::checkpoint::CheckpointError> {
-    let note = parts.signer.checkpoint(&Checkpoint { origin: parts.origin.clone(), size: tree.size, root: tree.root }, at)?;
-    Ok(ReleasedCheckpoint { tree, note: note.into(), key_list: parts.keys.signed() })
-}
-
 /// A committed list is in force before anything else is signed: its own batch's messages and checkpoint are by its keys.
-fn note_key_list(parts: &Parts, batch: &Batch, committed: &Committed) {
+fn note_key_list(parts: &Tools, batch: &Batch, committed: &Committed) {
     let written = batch.changes.iter().zip(&committed.outcomes).filter(|(_, o)| o.is_ok()).flat_map(|(c, _)| &c.rows);
     for row in written {
         if let Row::KeyList(version, signed) = row {

@@ -10,6 +10,7 @@ mod demo;
 mod keys;
 mod kill;
 mod redis;
+mod replicas;
 mod roles;
 mod sessions;
 mod support;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod delegate;
+pub mod dev_idp;
 pub mod door;
 pub mod drill;
 pub mod keygen;
@@ -11,6 +12,7 @@ pub mod login;
 pub mod redis;
 pub mod revoke;
 pub mod sample_tool;
+pub mod serve;
 pub mod session;
 pub mod token;
 pub mod verifiers;

@@ -1,5 +1,7 @@
-//! Heartbeats on SQLite, whose only writer is this process: the head in memory is the proof (`DESIGN.md` section 8).
+//! Heartbeats, and what proves them (`DESIGN.md` section 8). Two proofs: the head in memory where this process is the only
+//! writer (SQLite), and a transaction of its own for each beat where others write, too (PostgreSQL).
 //!
+//! # The head in memory
 //! A beat says: *at my clock's t the head was n*. Two things would break the promise to verifiers: an n that is not
 //! committed, and a t later than the return of a COMMIT that n does not contain.
 //!
@@ -19,18 +21,34 @@
 //! one that was set after the nonce arrived; with commits back to back that is one commit at most.
 //!
 //! Signing needs no further check against the database's clock: database and process share one machine and one clock.
+//!
+//! # A beat transaction
+//! The clock is read first (t), then a transaction begins on the primary, writes this replica's row, reads the head (n) and
+//! commits; only then is the beat signed.
+//! - n is committed: a transaction sees nothing else; and n is on the synchronous standbys, since the beat's own record,
+//!   which comes after it, is.
+//! - Suppose the COMMIT of n+1 returned at c ≤ t. On this primary it was visible to every transaction that began after c:
+//!   the beat would have read it. On another one, promoted before c, it cannot have been while the standbys still took this
+//!   one's records, written after t. A primary that is cut off gets no such answer from its standby, a hot standby cannot
+//!   write, and a pooler that sends reads elsewhere does not split a transaction.
+//! - t is read before the transaction begins, so an answer's t is after its nonce arrived.
+//! - A replica whose wall clock is more than a second off the database's signs nothing: heartbeats carry authority UTC (L7).
+//!
+//! Either way a head below a checkpoint that is out means that the database lost what was released: nothing is signed any more.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{Heartbeat, Message, SignedMessage};
 use procura_verifier::ids::{BootTime, Clock, ClockId, Tenant, UtcMillis};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::FeedUnavailable;
 use crate::signer::Signer;
-use crate::signer::released::TreeHead;
-use crate::store::FeedHead;
+use crate::signer::released::{ReleaseError, TreeHead};
+use crate::store::shared::Beaten;
+use crate::store::{FeedHead, Store};
 
 /// The head as far as this process knows it to be committed, and the signer of heartbeats about it.
 pub struct Pulse {
@@ -40,6 +58,12 @@ pub struct Pulse {
     id: ClockId,
     state: Mutex<State>,
     settled: Notify,
+    /// The store whose transactions prove beats, where others write it, too.
+    shared: Option<Arc<dyn Store>>,
+    stopped: AtomicBool,
+    /// Why there was no beat the last time one was asked for.
+    trouble: Mutex<Option<FeedUnavailable>>,
+    key_list: watch::Sender<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -68,7 +92,24 @@ impl Pulse {
         checkpoint: TreeHead,
         key_list: (u64, [u8; 32]),
     ) -> Self {
-        Self { tenant, clock, signer, id, state: Mutex::new(State { head, in_flight: None, checkpoint, key_list }), settled: Notify::new() }
+        Self {
+            tenant,
+            clock,
+            signer,
+            id,
+            state: Mutex::new(State { head, in_flight: None, checkpoint, key_list }),
+            settled: Notify::new(),
+            shared: None,
+            stopped: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            key_list: watch::Sender::new(key_list.0),
+        }
+    }
+
+    /// The same, proven by transactions of the store if other processes write it, too.
+    #[must_use]
+    pub fn proven_by(self, store: &Arc<dyn Store>) -> Self {
+        Self { shared: store.shared().is_some().then(|| Arc::clone(store)), ..self }
     }
 
     /// A batch is about to be handed to the database.
@@ -104,7 +145,13 @@ impl Pulse {
         let mut state = self.state();
         if version > state.key_list.0 {
             state.key_list = (version, hash);
+            self.key_list.send_replace(version);
         }
+    }
+
+    /// Versions of the newest key list that this process heard is committed, another's commits included.
+    pub fn key_lists(&self) -> watch::Receiver<u64> {
+        self.key_list.subscribe()
     }
 
     /// The head that is known to be committed.
@@ -112,10 +159,33 @@ impl Pulse {
         self.state().head
     }
 
-    /// A heartbeat of this moment, or of the moment before the commit under way.
-    pub fn beat(&self, nonces: Vec<Vec<u8>>) -> SignedMessage {
-        let (at, state) = self.look();
-        self.sign(at, &state, nonces)
+    /// Signs nothing any more: the database is not the one that was signed for. Only a person can tell what is true now.
+    pub(crate) fn stop(&self, why: &ReleaseError) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            tracing::error!(error = %why, "log fork: nothing is signed any more");
+        }
+        // Whoever waits for a moment hears that there will be none.
+        self.settled.notify_waiters();
+    }
+
+    /// True once nothing is signed any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Why the last beat that was asked for was not signed, if it was not.
+    pub fn trouble(&self) -> Option<FeedUnavailable> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A heartbeat of this moment; in memory, of the moment before the commit under way.
+    pub async fn beat(&self, nonces: Vec<Vec<u8>>) -> Result<SignedMessage, FeedUnavailable> {
+        let proven = match &self.shared {
+            Some(store) => self.transact(&**store).await,
+            None => Ok(self.look()),
+        };
+        let (at, state) = self.noted(proven)?;
+        Ok(self.sign(at, &state, nonces))
     }
 
     /// The moment that may be claimed, and what was so at it.
@@ -126,21 +196,67 @@ impl Pulse {
         (state.in_flight.unwrap_or(now), state)
     }
 
-    /// A heartbeat of a moment after this call began.
-    pub(super) async fn answer(&self, nonces: Vec<Vec<u8>>) -> Result<SignedMessage, FeedUnavailable> {
+    /// Heartbeats of one moment after this call began, one for each list of nonces.
+    pub(super) async fn answer(&self, nonces: Vec<Vec<Vec<u8>>>) -> Result<Vec<SignedMessage>, FeedUnavailable> {
+        let proven = match &self.shared {
+            Some(store) => self.transact(&**store).await,
+            None => self.settle_down().await,
+        };
+        let (at, state) = self.noted(proven)?;
+        Ok(nonces.into_iter().map(|nonces| self.sign(at, &state, nonces)).collect())
+    }
+
+    /// A moment after this call began at which no commit was under way, or the beginning of one since.
+    async fn settle_down(&self) -> Result<(Moment, State), FeedUnavailable> {
         let arrived = self.clock.boot();
         let waited = tokio::time::timeout(MAX_WAIT, async {
             loop {
                 // Registered before the look, so that no change falls between look and wait.
                 let changed = self.settled.notified();
                 let (at, state) = self.look();
-                if at.boot >= arrived {
-                    return self.sign(at, &state, nonces);
+                if at.boot >= arrived || self.is_stopped() {
+                    return (at, state);
                 }
                 changed.await;
             }
         });
         waited.await.map_err(|_| FeedUnavailable::HeadUnknown)
+    }
+
+    /// One beat transaction.
+    async fn transact(&self, store: &dyn Store) -> Result<(Moment, State), FeedUnavailable> {
+        let known = self.state().checkpoint;
+        // INVARIANT: the clock first, then the transaction (see the module, F10).
+        let at = self.now();
+        let shared = store.shared().ok_or(FeedUnavailable::HeadUnknown)?;
+        let Beaten { head, key_list, database_clock } = shared.beat(self.id).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
+        let until = self.now().utc;
+        if database_clock.0 + MAX_CLOCK_ERROR_MS < at.utc.0 || database_clock.0 > until.0 + MAX_CLOCK_ERROR_MS {
+            return Err(FeedUnavailable::Clock { ours: at.utc, database: database_clock });
+        }
+        if let Err(fork) = known.may_precede(head.tree, true) {
+            self.stop(&fork);
+        }
+        self.key_list(key_list.0, key_list.1);
+        let mut state = self.state();
+        if (head.feed.epoch, head.feed.seq) > (state.head.epoch, state.head.seq) {
+            state.head = head.feed;
+        }
+        Ok((at, State { head: head.feed, ..*state }))
+    }
+
+    /// Said when it changes, not twenty times a second.
+    fn noted(&self, proven: Result<(Moment, State), FeedUnavailable>) -> Result<(Moment, State), FeedUnavailable> {
+        let proven = if self.is_stopped() { Err(FeedUnavailable::Forked) } else { proven };
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = proven.as_ref().err().cloned();
+        match (&*trouble, &now) {
+            (None, Some(e)) => tracing::error!(error = %e, "no heartbeat is signed: verifiers turn stale and deny"),
+            (Some(_), None) => tracing::warn!("heartbeats are signed again"),
+            _ => {}
+        }
+        *trouble = now;
+        proven
     }
 
     fn sign(&self, at: Moment, state: &State, nonces: Vec<Vec<u8>>) -> SignedMessage {
@@ -160,6 +276,11 @@ impl Pulse {
         self.signer.feed(&Message::Heartbeat(beat))
     }
 
+    /// The wall clock of this process.
+    pub(crate) fn utc(&self) -> UtcMillis {
+        self.clock.wall()
+    }
+
     fn now(&self) -> Moment {
         Moment { boot: self.clock.boot(), utc: self.clock.wall() }
     }
@@ -171,10 +292,12 @@ impl Pulse {
 
 /// Longer than any commit should take; a verifier has long turned stale by then.
 const MAX_WAIT: Duration = Duration::from_secs(1);
+/// How far a replica's wall clock may be off the database's (L7).
+const MAX_CLOCK_ERROR_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use procura_verifier::ids::SystemClock;
     use procura_verifier::wire::Canonical as _;
@@ -230,14 +353,14 @@ mod tests {
             Message::Heartbeat(b) => b,
             other => panic!("{other:?}"),
         };
-        let idle = beat(p.answer(vec![vec![1; 16]]).await.unwrap());
+        let idle = beat(p.answer(vec![vec![vec![1; 16]]]).await.unwrap().remove(0));
         assert_eq!((idle.t_us, idle.nonces), (101, vec![vec![1; 16]]));
 
         // Asked while a commit is under way: its beginning lies before the question.
         p.begin();
         let asked = tokio::spawn({
             let p = Arc::clone(&p);
-            async move { p.answer(vec![vec![2; 16]]).await }
+            async move { p.answer(vec![vec![vec![2; 16]]]).await }
         });
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -246,7 +369,7 @@ mod tests {
         // The next commit begins at once, but after the question: that moment will do.
         p.settle(head(1));
         p.begin();
-        let busy = beat(asked.await.unwrap().unwrap());
+        let busy = beat(asked.await.unwrap().unwrap().remove(0));
         assert_eq!(busy.head_seq, 1);
         let begun = p.look().0.boot.0;
         assert!(busy.t_us <= begun && busy.t_us > 102, "{} {begun}", busy.t_us);

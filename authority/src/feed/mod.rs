@@ -5,26 +5,28 @@
 
 pub mod beat;
 pub mod bus;
+mod follow;
 pub mod redis;
+pub mod snapshot;
 
 #[cfg(test)]
 mod contract;
-pub mod snapshot;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
 use procura_verifier::ids::UtcMillis;
 use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::beat::Pulse;
 use self::bus::{Bus, Subscription, Transport};
+use crate::checkpoints::Checkpoints;
 use crate::signer::Signer;
-use crate::store::{FeedHead, Store, StoreError};
+use crate::store::{FeedHead, FeedRow, Store, StoreError};
 
 /// How often the head is said while somebody listens.
 pub const BEAT_EVERY: Duration = Duration::from_millis(50);
@@ -40,6 +42,17 @@ pub enum FeedUnavailable {
     /// The outcome of a commit is unknown or takes too long, so the head is not known either.
     #[error("the head is not known at this moment")]
     HeadUnknown,
+    /// This replica's wall clock and the database's are too far apart (L7).
+    #[error("this machine's clock says {ours}, the database's {database}: expected at most 1 s between them")]
+    Clock {
+        /// Ours.
+        ours: UtcMillis,
+        /// The database's.
+        database: UtcMillis,
+    },
+    /// The database is older than what was released from it.
+    #[error("the log forked, nothing is signed any more: run `procura log recover`")]
+    Forked,
     /// The nonce is not one.
     #[error("nonce is {0} bytes long, expected 16 to 32")]
     Nonce(usize),
@@ -60,7 +73,18 @@ struct Inner {
     /// Redis, where it is configured.
     beside: OnceLock<Arc<dyn Transport>>,
     asking: mpsc::Sender<Ask>,
-    recent: Mutex<VecDeque<(u64, u64, Arc<SignedMessage>)>>,
+    published: Mutex<Published>,
+    /// Somebody's commit was seen that is not published yet.
+    behind: Arc<Notify>,
+    /// One reader of the store at a time.
+    following: tokio::sync::Mutex<()>,
+}
+
+/// What went out last, and the newest of it.
+struct Published {
+    epoch: u64,
+    seq: u64,
+    recent: VecDeque<(u64, u64, Arc<SignedMessage>)>,
 }
 
 type Ask = (Vec<u8>, oneshot::Sender<Result<Arc<SignedMessage>, FeedUnavailable>>);
@@ -69,7 +93,10 @@ impl Feed {
     /// Starts the two tasks that beat and answer. They end when the last clone of the feed is gone.
     pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
-        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, recent: Mutex::default() }));
+        let head = pulse.head();
+        let published = Mutex::new(Published { epoch: head.epoch, seq: head.seq, recent: VecDeque::new() });
+        let (behind, following) = (Arc::default(), tokio::sync::Mutex::default());
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, published, behind, following }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
         tokio::spawn(beat(Arc::downgrade(&feed.0)));
         feed
@@ -78,6 +105,26 @@ impl Feed {
     /// From now on another way carries everything too. The first one given stays; ends with the feed.
     pub fn carry_beside(&self, transport: Arc<dyn Transport>) {
         let _ = self.0.beside.set(transport);
+    }
+
+    /// Starts the task that publishes what other processes commit, and shows checkpoints of it.
+    pub(crate) fn follow(&self, checkpoints: Arc<Checkpoints>) {
+        tokio::spawn(follow::run(Arc::downgrade(&self.0), checkpoints));
+    }
+
+    /// Somebody else has committed: look soon.
+    pub(crate) fn hint(&self) {
+        self.0.behind.notify_one();
+    }
+
+    /// Why no heartbeat was signed the last time one was asked for; `None` if one was.
+    pub fn trouble(&self) -> Option<FeedUnavailable> {
+        self.0.pulse.trouble()
+    }
+
+    /// Versions of the newest key list that this process heard is committed: another replica may have published it.
+    pub fn key_lists(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.pulse.key_lists()
     }
 
     /// Everything published from now on. Subscribe first, then ask for the head: nothing falls between.
@@ -101,8 +148,8 @@ impl Feed {
     }
 
     /// A heartbeat of this moment, without a nonce.
-    pub fn beat(&self) -> Arc<SignedMessage> {
-        Arc::new(self.0.pulse.beat(Vec::new()))
+    pub async fn beat(&self) -> Result<Arc<SignedMessage>, FeedUnavailable> {
+        self.0.pulse.beat(Vec::new()).await.map(Arc::new)
     }
 
     /// Messages of an epoch after `seq`, in order, at most [`MAX_TAIL`].
@@ -111,21 +158,13 @@ impl Feed {
             return Ok(recent);
         }
         let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;
-        rows.into_iter()
-            .map(|row| {
-                let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
-                // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
-                let signed = self.0.signer.feed_again(&message, &row.key);
-                let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
-                Ok(Arc::new(signed.ok_or_else(none)?))
-            })
-            .collect()
+        rows.iter().map(|row| self.0.signed(row)).collect()
     }
 
     /// A newer key list is in force: beats name it, and messages kept in memory, signed by keys that may be dead, are signed anew.
     pub(crate) fn key_list_changed(&self, version: u64, hash: [u8; 32]) {
         self.0.pulse.key_list(version, hash);
-        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.published().recent.clear();
     }
 
     /// Does not keep the feed alive.
@@ -134,16 +173,14 @@ impl Feed {
     }
 
     /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
+    ///
+    /// Where another process committed in between, nothing goes out before its messages have been read.
     pub(crate) fn publish(&self, epoch: u64, messages: Vec<(u64, SignedMessage)>) {
         for (seq, message) in messages {
-            let message = Arc::new(message);
-            let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.len() == RECENT {
-                recent.pop_front();
+            if !self.0.send_next(epoch, seq, Arc::new(message)) {
+                self.0.behind.notify_one();
+                return;
             }
-            recent.push_back((epoch, seq, Arc::clone(&message)));
-            drop(recent);
-            self.0.send(message);
         }
     }
 
@@ -160,7 +197,7 @@ impl Feed {
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
     fn recent(&self, epoch: u64, seq: u64) -> Option<Vec<Arc<SignedMessage>>> {
-        let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = &self.0.published().recent;
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
         Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
     }
@@ -177,6 +214,18 @@ impl WeakFeed {
 }
 
 impl Inner {
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stored message, signed: the same bytes whoever signs it.
+    fn signed(&self, row: &FeedRow) -> Result<Arc<SignedMessage>, FeedUnavailable> {
+        let message = Message::from_bytes(&row.payload).map_err(|e| FeedUnavailable::Store(e.to_string()))?;
+        // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
+        let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
+        self.signer.feed_again(&message, &row.key).map(Arc::new).ok_or_else(none)
+    }
+
     fn send(&self, message: Arc<SignedMessage>) {
         if let Some(beside) = self.beside.get() {
             beside.publish(Arc::clone(&message));
@@ -187,20 +236,41 @@ impl Inner {
     fn has_listeners(&self) -> bool {
         self.bus.has_listeners() || self.beside.get().is_some_and(|b| b.has_listeners())
     }
+
+    /// Sends a message if it is the next one; drops it if it went out before. False if there is a hole before it.
+    fn send_next(&self, epoch: u64, seq: u64, message: Arc<SignedMessage>) -> bool {
+        let mut published = self.published();
+        if (epoch, seq) <= (published.epoch, published.seq) {
+            return true;
+        }
+        if epoch != published.epoch || seq != published.seq + 1 {
+            return false;
+        }
+        published.seq = seq;
+        if published.recent.len() == RECENT {
+            published.recent.pop_front();
+        }
+        published.recent.push_back((epoch, seq, Arc::clone(&message)));
+        // Under the lock: what listeners hear is in order.
+        self.send(message);
+        true
+    }
 }
 
-/// Takes all nonces that wait, then looks at the clock and the head: one beat serves them all.
+/// Takes all nonces that wait, then looks at the clock and the head: one look serves them all.
 async fn answer_nonces(mut asked: mpsc::Receiver<Ask>, pulse: Arc<Pulse>) {
     while let Some(first) = asked.recv().await {
-        let (mut nonces, mut waiting) = (Vec::new(), Vec::new());
-        for (nonce, tell) in std::iter::once(first).chain(std::iter::from_fn(|| asked.try_recv().ok())).take(MAX_NONCES) {
-            nonces.push(nonce);
-            waiting.push(tell);
+        let mut waiting = vec![first];
+        waiting.extend(std::iter::from_fn(|| asked.try_recv().ok()));
+        let mut nonces: Vec<Vec<Vec<u8>>> = Vec::new();
+        for asked in waiting.chunks_mut(MAX_NONCES) {
+            nonces.push(asked.iter_mut().map(|(nonce, _)| std::mem::take(nonce)).collect());
         }
-        let answer = pulse.answer(nonces).await.map(Arc::new);
-        for tell in waiting {
+        let answers = pulse.answer(nonces).await.map(|signed| signed.into_iter().map(Arc::new).collect::<Vec<_>>());
+        for (n, (_, tell)) in waiting.into_iter().enumerate() {
+            let answer = answers.as_ref().map_err(Clone::clone).and_then(|a| a.get(n / MAX_NONCES).cloned().ok_or(FeedUnavailable::HeadUnknown));
             // Whoever no longer waits has gone away.
-            let _ = tell.send(answer.clone());
+            let _ = tell.send(answer);
         }
     }
 }
@@ -212,8 +282,16 @@ async fn beat(inner: std::sync::Weak<Inner>) {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { break };
         // No listener, no signature. A new stream begins with an answer of its own, so it does not wait for this.
-        if inner.has_listeners() {
-            inner.send(Arc::new(inner.pulse.beat(Vec::new())));
+        if !inner.has_listeners() {
+            continue;
+        }
+        // Trouble is said where it is found.
+        if let Ok(beat) = inner.pulse.beat(Vec::new()).await {
+            // What the beat says is committed goes before it, else every listener would ask for it.
+            if inner.is_behind() && inner.catch_up().await.is_err() {
+                inner.behind.notify_one();
+            }
+            inner.send(Arc::new(beat));
         }
     }
 }

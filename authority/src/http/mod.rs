@@ -27,6 +27,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use procura_verifier::ids::Tenant;
 use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::timeout::TimeoutLayer;
@@ -94,7 +95,8 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/agents", get(agents::list).post(agents::register))
         .route("/v1/card", post(tokens::card))
         .route("/v1/delegations", get(delegations::list).post(delegations::create))
-        .route("/v1/token", post(tokens::mint))
+        // Minting waits for minting: a revocation finds at most so many before it at the database, however many agents ask.
+        .route("/v1/token", post(tokens::mint).layer(GlobalConcurrencyLimitLayer::new(MAX_MINTING)))
         .route("/v1/revocations", post(revocations::create))
         .route("/v1/verifiers", get(verifiers::list).post(verifiers::enrol))
         .route("/v1/verifiers/retire", post(verifiers::retire))
@@ -158,6 +160,8 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
+/// Most mints under way at once: a full batch of the writer's.
+const MAX_MINTING: usize = crate::writer::MAX_BATCH;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

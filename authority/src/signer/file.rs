@@ -241,6 +241,10 @@ impl AnchorFile {
     pub fn open(folder: &Path, rng: &mut impl rand::CryptoRng) -> Result<Self, KeyFileError> {
         Ok(Self(load_or_make(folder, "anchor", rng)?))
     }
+    /// Reads `<folder>/anchor.key` if it is there: nothing is made.
+    pub fn find(folder: &Path) -> Result<Option<Self>, KeyFileError> {
+        Ok(load(&folder.join("anchor.key"))?.map(Self))
+    }
     /// Its public key.
     pub fn public(&self) -> Key {
         Key::of(&self.0)

@@ -73,11 +73,17 @@ impl Released {
         self.last
     }
 
-    /// Records `head` durably; only after `Ok` may its checkpoint leave. Refuses a smaller tree and a second root for a size.
-    pub fn release(&mut self, head: TreeHead) -> Result<(), ReleaseError> {
+    /// Records `head` durably; only after `Ok(true)` may its checkpoint leave. Refuses a second root for a size.
+    ///
+    /// `known` is what was released before `head` was read from the database: a head below that is a database older than
+    /// the log. One that is merely late, because another process's commit was released since, is `Ok(false)`.
+    pub fn release(&mut self, head: TreeHead, known: Option<TreeHead>) -> Result<bool, ReleaseError> {
+        for before in self.last.iter().chain(&known) {
+            before.may_precede(head, known.is_some_and(|k| k == *before))?;
+        }
         match self.last {
-            Some(last) if last == head => return Ok(()),
-            Some(last) if head.size <= last.size => return Err(ReleaseError::Fork { got: head.size, released: last.size }),
+            Some(last) if last == head => return Ok(true),
+            Some(last) if head.size < last.size => return Ok(false),
             _ => {}
         }
         let mut record = [0; RECORD];
@@ -90,6 +96,17 @@ impl Released {
         self.file.sync_data()?;
         self.slot ^= 1;
         self.last = Some(head);
+        Ok(true)
+    }
+}
+
+impl TreeHead {
+    /// Refuses a second root for this size; and, if this was released before `head` was read, a smaller tree.
+    pub(crate) fn may_precede(self, head: Self, released_before: bool) -> Result<(), ReleaseError> {
+        let shrunk = released_before && head.size < self.size;
+        if shrunk || (head.size == self.size && head.root != self.root) {
+            return Err(ReleaseError::Fork { got: head.size, released: self.size });
+        }
         Ok(())
     }
 }
@@ -150,16 +167,19 @@ mod tests {
         let path = folder.path().join("released-checkpoint");
         let mut released = Released::open(&path).unwrap();
         for size in 1..=5 {
-            released.release(head(size, 1)).unwrap();
+            assert!(released.release(head(size, 1), None).unwrap());
         }
-        released.release(head(5, 1)).unwrap();
-        assert!(matches!(released.release(head(5, 2)), Err(ReleaseError::Fork { .. })));
-        assert!(matches!(released.release(head(4, 1)), Err(ReleaseError::Fork { got: 4, released: 5 })));
+        assert!(released.release(head(5, 1), Some(head(5, 1))).unwrap());
+        assert!(matches!(released.release(head(5, 2), None), Err(ReleaseError::Fork { .. })));
+        assert!(matches!(released.release(head(4, 1), Some(head(5, 1))), Err(ReleaseError::Fork { got: 4, released: 5 })));
+        // Read before 5 was released by another's commit: late, not forked, and nothing is taken back.
+        assert!(!released.release(head(4, 1), Some(head(3, 1))).unwrap());
+        assert!(!released.release(head(4, 1), None).unwrap());
         drop(released);
         let mut again = Released::open(&path).unwrap();
         assert_eq!(again.last(), Some(head(5, 1)));
-        assert!(again.release(head(5, 2)).is_err());
-        again.release(head(6, 2)).unwrap();
+        assert!(again.release(head(5, 2), None).is_err());
+        assert!(again.release(head(6, 2), None).unwrap());
     }
 
     #[test]
@@ -167,14 +187,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("released-checkpoint");
         let mut released = Released::open(&path).unwrap();
-        released.release(head(1, 1)).unwrap();
-        released.release(head(2, 1)).unwrap();
+        released.release(head(1, 1), None).unwrap();
+        released.release(head(2, 1), None).unwrap();
         let mut bytes = fs::read(&path).unwrap();
         bytes[RECORD + 3] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let mut again = Released::open(&path).unwrap();
         assert_eq!(again.last(), Some(head(1, 1)));
-        again.release(head(2, 1)).unwrap();
+        again.release(head(2, 1), None).unwrap();
         assert_eq!(Released::open(&path).unwrap().last(), Some(head(2, 1)));
         bytes[3] ^= 1;
         fs::write(&path, &bytes).unwrap();

@@ -26,6 +26,7 @@ mod plan;
 pub mod postgres;
 mod rows;
 pub mod snapshot;
+pub mod shared;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -341,7 +342,7 @@ fn restored(head: Head, mut tile: impl FnMut(u8, u64) -> Option<Vec<u8>>) -> Res
 }
 
 /// Level and place of the tiles that are not full in a tree of this size.
-fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
+pub(crate) fn partial_tiles(size: u64) -> impl Iterator<Item = (u8, u64)> {
     (0..MAX_LEVELS)
         .map(move |level| (level, size >> (8 * level)))
         .filter(|(_, hashes)| hashes % TILE_WIDTH != 0)
@@ -414,6 +415,10 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     /// True if the batch with this id was committed. Waits for a commit that is still under way, so that a `false` stays true.
     /// Remembered for the last thousand batches (SQLite) or an hour (PostgreSQL).
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool>;
+    /// What there is beyond where other processes write the same database.
+    fn shared(&self) -> Option<&dyn shared::Shared> {
+        None
+    }
     /// Writes a batch. The only way in.
     fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>>;
 }

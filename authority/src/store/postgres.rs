@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod server;
 mod snapshot;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod session;
@@ -18,14 +19,16 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use procura_verifier::claims::{Audience, Name};
 use procura_verifier::feed::message::{FloorScope, genesis_hash};
-use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
+use procura_verifier::ids::{AgentId, ClockId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+use self::shared::Beats;
 use self::write::Writer;
 use super::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
+use super::shared::{Beaten, Hint, Shared, Standby};
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
@@ -41,6 +44,7 @@ pub struct Postgres {
     options: PgConnectOptions,
     readers: PgPool,
     writer: Mutex<Writer>,
+    beats: Beats,
 }
 
 /// Why the database could not be opened. Never says the URL: it may hold a password.
@@ -72,8 +76,8 @@ impl Postgres {
         let options = encrypted(options);
         let failed = |e: &dyn std::fmt::Display| OpenError::Database(e.to_string());
         let mut connection = within(PgConnection::connect_with(&options)).await.map_err(|e| failed(&e))?;
-        let (number, version, encoding): (i32, String, String) = within(
-            sqlx::query_as("SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding')")
+        let (number, version, encoding, standby_names): (i32, String, String, String) = within(
+            sqlx::query_as("SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'), current_setting('synchronous_standby_names')")
                 .fetch_one(&mut connection),
         )
         .await
@@ -93,7 +97,9 @@ impl Postgres {
             .acquire_timeout(Duration::from_secs(2))
             .after_connect(|connection, _| Box::pin(async move { connection.execute(READING).await.map(drop) }))
             .connect_lazy_with(options.clone());
-        Ok(Self { tenant, options, readers, writer: Mutex::new(Writer::new(connection)) })
+        let beats = Beats::start(tenant.clone(), options.clone());
+        beats.note_standbys(&standby_names);
+        Ok(Self { tenant, options, readers, writer: Mutex::new(Writer::new(connection)), beats })
     }
 }
 
@@ -469,8 +475,26 @@ impl Store for Postgres {
         .boxed()
     }
 
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(self)
+    }
+
     fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>> {
         async move { write::commit(&self.tenant, &self.options, &mut *self.writer.lock().await, batch).await }.boxed()
+    }
+}
+
+impl Shared for Postgres {
+    fn beat(&self, replica: ClockId) -> Answering<'_, Beaten> {
+        self.beats.beat(replica).boxed()
+    }
+
+    fn hints(&self) -> watch::Receiver<Hint> {
+        self.beats.hints()
+    }
+
+    fn standby(&self) -> Standby {
+        self.beats.standby()
     }
 }
 

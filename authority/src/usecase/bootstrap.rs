@@ -1,6 +1,6 @@
 //! Start: the first key list into the log, the keys compared with it, writer and feed set going.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use procura_verifier::ids::{Clock, ClockId, Tenant, UtcMillis};
 use procura_verifier::key_list::{Anchors, KeyListError, KeyUse, UnverifiedKeyList};
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::seal::{Seals, SessionSecret};
 use crate::signer::Signer;
 use crate::signer::released::Released;
-use crate::store::{Batch, Change, CommitError, Row, Store, StoreError};
+use crate::store::{Batch, Change, CommitError, Refused, Row, Store, StoreError};
 use crate::watch::Watch;
 use crate::writer::{Parts, StartError, Writer};
 
@@ -101,7 +101,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
     let key_list = (list.payload().version, *list.hash());
-    let pulse = Arc::new(Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list));
+    let pulse = Pulse::new(tenant.clone(), Arc::clone(&clock), Arc::clone(&signer), ClockId::from_bytes(id), head.feed, head.tree, key_list);
+    let pulse = Arc::new(pulse.proven_by(&store));
     let feed = Feed::start(Arc::clone(&store), Arc::clone(&signer), Arc::clone(&pulse));
     let (keys_at_hand, beats) = (Arc::downgrade(&signer), feed.downgrade());
     keys.on_change(move |now| {
@@ -129,6 +130,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         feed: feed.clone(),
     };
     let writer = Writer::start(parts).await?;
+    tokio::spawn(take_over_lists(feed.key_lists(), Arc::downgrade(&keys), Arc::downgrade(&store), Arc::clone(&clock)));
     let (cutter, cutters_clock) = (Arc::clone(&signer), Arc::clone(&clock));
     tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
     let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed, watch, metrics });
@@ -136,7 +138,17 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     Ok(Started { context, key_list: signed })
 }
 
-/// Before the writer runs, so this is the only writer there is.
+/// A list that another replica published is taken over when a beat finds it in the database. Ends with the feed.
+async fn take_over_lists(mut heard: tokio::sync::watch::Receiver<u64>, keys: Weak<Keys>, store: Weak<dyn Store>, clock: Arc<dyn Clock>) {
+    while heard.changed().await.is_ok() {
+        let (Some(keys), Some(store)) = (keys.upgrade(), store.upgrade()) else { return };
+        if let Err(e) = keys.refresh(&*store, clock.wall()).await {
+            tracing::error!(error = %e, "a key list that is stored is not taken over");
+        }
+    }
+}
+
+/// Before the writer runs.
 async fn record_first(
     start: &mut Start,
     tenant: &Tenant,
@@ -161,6 +173,11 @@ async fn record_first(
     let done = start.store.commit(&batch).await.map_err(|e: CommitError| first(&e))?;
     match done.outcomes.first() {
         Some(Ok(_)) => Ok(signed),
+        // Another replica that starts for the first time was faster: its list counts.
+        Some(Err(Refused::KeyListMoved(_))) => match start.store.key_list().await? {
+            Some((_, bytes)) => Ok(UnverifiedKeyList::from_bytes(&bytes)?),
+            None => Err(first(&Unavailable::Busy)),
+        },
         Some(Err(refused)) => Err(first(refused)),
         None => Err(first(&Unavailable::Busy)),
     }

@@ -93,8 +93,8 @@ impl World {
         }
     }
 
-    fn beat(&self) -> procura_verifier::feed::message::Heartbeat {
-        self.read(&self.feed.beat())
+    async fn beat(&self) -> procura_verifier::feed::message::Heartbeat {
+        self.read(&self.feed.beat().await.unwrap())
     }
 
     fn read(&self, signed: &SignedMessage) -> procura_verifier::feed::message::Heartbeat {
@@ -151,13 +151,13 @@ async fn nobody_is_told_before_it_is_durable_and_everybody_after() {
     let revocation = w.submit(kill(1));
     w.begun(1).await;
     assert!(!revocation.is_finished());
-    assert_eq!(w.beat().head_seq, 0);
+    assert_eq!(w.beat().await.head_seq, 0);
     assert_eq!(w.writer.checkpoint().tree.size, 0);
     w.store.let_through(1);
     let written = revocation.await.unwrap().unwrap();
-    assert_eq!(w.beat().head_seq, 1);
+    assert_eq!(w.beat().await.head_seq, 1);
     assert_eq!(w.writer.checkpoint().tree, w.store.head().await.unwrap().tree);
-    assert_eq!(w.beat().checkpoint, (1, w.writer.checkpoint().tree.root));
+    assert_eq!(w.beat().await.checkpoint, (1, w.writer.checkpoint().tree.root));
     assert!(written.committed < w.clock.boot());
     loop {
         let Some(Heard::Message(m)) = heard.next().await else { panic!("nothing heard") };
@@ -185,9 +185,9 @@ async fn a_commit_that_failed_is_said_to_have_failed_and_the_next_one_works() {
         w.store.fail(failure);
         let said = w.writer.submit(kill(1)).await;
         assert!(matches!(said, Err(WriteError::Unavailable(_))), "{said:?}");
-        assert_eq!(w.beat().head_seq, 0);
+        assert_eq!(w.beat().await.head_seq, 0);
         assert_eq!(w.writer.submit(kill(1)).await.unwrap().placed.feed_seq, Some(1));
-        assert_eq!(w.beat().head_seq, 1);
+        assert_eq!(w.beat().await.head_seq, 1);
     }
 }
 
@@ -197,7 +197,7 @@ async fn a_commit_that_was_written_although_it_seemed_to_fail_is_answered_as_wri
     let mut heard = w.feed.subscribe();
     w.store.fail(Failure::UnknownWritten);
     assert_eq!(w.writer.submit(kill(1)).await.unwrap().placed, Placed { leaves: 0..1, feed_seq: Some(1) });
-    assert_eq!(w.beat().head_seq, 1);
+    assert_eq!(w.beat().await.head_seq, 1);
     assert_eq!(w.writer.checkpoint().tree.size, 1);
     let seen = async {
         while let Some(Heard::Message(m)) = heard.next().await {
@@ -217,19 +217,19 @@ async fn while_the_outcome_is_unknown_beats_claim_no_moment_after_the_attempt() 
     w.store.fail(Failure::UnknownWritten);
     let revocation = w.submit(kill(1));
     w.begun(1).await;
-    let during = w.beat();
+    let during = w.beat().await;
     // The database stops answering right when COMMIT is on its way, though it has written.
     w.store.set_reads_down(true);
     w.store.let_through(1);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!revocation.is_finished());
     assert!(w.store.head().await.is_err_and(|e| matches!(e, StoreError::Unavailable(_))));
-    let unknown = w.beat();
+    let unknown = w.beat().await;
     assert_eq!((unknown.t_us, unknown.head_seq), (during.t_us, 0), "fail closed: verifiers go stale");
     assert!(matches!(w.feed.answer(vec![7; 16]).await, Err(crate::feed::FeedUnavailable::HeadUnknown)));
     w.store.set_reads_down(false);
     assert_eq!(revocation.await.unwrap().unwrap().placed.feed_seq, Some(1));
-    let after = w.beat();
+    let after = w.beat().await;
     assert!(after.head_seq == 1 && after.t_us > unknown.t_us);
 }
 
@@ -318,6 +318,6 @@ async fn an_accepted_key_list_is_pushed_to_whoever_listens_and_takes_no_number()
         }
     };
     assert_eq!((change.version, change.hash, &change.list), (w.keys.payload().version, *w.keys.hash(), &w.list.to_bytes()));
-    assert_eq!(w.beat().head_seq, 0);
+    assert_eq!(w.beat().await.head_seq, 0);
     assert!(w.feed.tail(1, 0).await.unwrap().is_empty());
 }

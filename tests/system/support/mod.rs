@@ -1,7 +1,9 @@
 //! Processes of the binary, people at their API, and requests past any client's manners.
 
+pub mod postgres;
 pub mod raw;
 pub mod redis;
+pub mod serve;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

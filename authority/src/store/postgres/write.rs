@@ -12,6 +12,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
+use super::shared::CHANNEL;
 use super::{ANSWER_WAIT, session, text, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
@@ -282,7 +283,14 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
     if moved.rows_affected() != 1 {
         return Err(StoreError::Unavailable("the head row moved under its lock".to_owned()));
     }
-    sqlx::query("INSERT INTO batch (tenant, id) VALUES ($1, $2)").bind(t).bind(batch.id.as_slice()).execute(c).await?;
+    // Other processes hear of it when this is committed, and only then.
+    sqlx::query("WITH b AS (INSERT INTO batch (tenant, id) VALUES ($1, $2)) SELECT pg_notify($3, $4)")
+        .bind(t)
+        .bind(batch.id.as_slice())
+        .bind(CHANNEL)
+        .bind(format!("{t} {} {} {}", head.feed.epoch, head.feed.seq, head.tree.size))
+        .execute(c)
+        .await?;
     Ok(())
 }
 

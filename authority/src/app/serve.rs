@@ -1,0 +1,135 @@
+//! `procura serve`: one replica of an authority, from a configuration.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use procura_verifier::ids::{Clock, SystemClock};
+use procura_verifier::key_list::{Anchors, UnverifiedKeyList};
+use procura_verifier::trust::TrustFile;
+use procura_verifier::wire::Canonical as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Assembly, Running, private_folder, write_whole};
+use crate::config::{Config, DatabaseUrl};
+use crate::feed::Feed;
+use crate::feed::redis::RedisBus;
+use crate::oidc::relying_party::{RelyingParty, Retry};
+use crate::seal::SessionSecret;
+use crate::signer::file::{AnchorFile, FileSigner};
+use crate::signer::released::Released;
+use crate::store::Store;
+use crate::store::lock::FolderLock;
+use crate::store::postgres::Postgres;
+use crate::store::sqlite::Sqlite;
+use crate::usecase::bootstrap::{Start, Started, bootstrap};
+use crate::writer;
+
+/// What a start on a database without a key list may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FirstStart {
+    /// Take the signed list that the configuration names, or refuse.
+    SignedList,
+    /// Make the keys that are missing and a single anchor beside them, which signs the list: for tests and small sites.
+    SingleAnchor,
+}
+
+/// Runs one replica. Settings that weaken a promise are said as warnings.
+pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running> {
+    for weakness in config.weaknesses()? {
+        tracing::warn!("{weakness}");
+    }
+    let folder = config.server.data.as_path();
+    private_folder(folder)?;
+    let lock = FolderLock::take(folder)?;
+    let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let clock: Arc<dyn Clock> = crate::failpoint::clock();
+    let tenant = config.server.tenant.clone();
+    let (store, lock): (Arc<dyn Store>, _) = match config.database_url()? {
+        DatabaseUrl::Sqlite => (Arc::new(Sqlite::open_held(lock, folder, tenant).await?), None),
+        DatabaseUrl::Postgres(url) => (Arc::new(Postgres::open(&url, tenant).await?), Some(lock)),
+    };
+    let opened = open(config, first, store).await?;
+    carry_beside(config, &opened.context.feed)?;
+    let relying_party = RelyingParty::discover(config.issuer()?, clock.wall(), Retry::default()).await?;
+    let (stop, stopping) = watch::channel(false);
+    let public_url = config.server.public_url.as_str();
+    let origin = writer::origin(public_url, &config.server.tenant)?;
+    let assembly = Assembly { folder, url: public_url, origin, listener, relying_party, stopping };
+    let servers = assembly.serve(opened)?;
+    Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, _lock: lock })
+}
+
+/// Opens the keys, compares them with the key list in force, and writes the trust file.
+async fn open(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyhow::Result<Started> {
+    let folder = config.keys_folder();
+    let mut rng = StdRng::from_os_rng();
+    let stored = store.key_list().await?.map(|(_, bytes)| UnverifiedKeyList::from_bytes(&bytes)).transpose()?;
+    let is_new = stored.is_none();
+    if first == FirstStart::SingleAnchor && !config.keys.anchors.is_empty() {
+        bail!("--init-single-anchor makes an anchor, but keys.anchors names others: expected one of the two");
+    }
+    let make = is_new && first == FirstStart::SingleAnchor;
+    let anchor = if make { Some(AnchorFile::open(&folder, &mut rng)?) } else { AnchorFile::find(&folder)? };
+    let anchors = match &anchor {
+        _ if !config.keys.anchors.is_empty() => config.anchors()?,
+        Some(anchor) => Anchors::new(vec![anchor.public()], 1)?,
+        None => bail!(
+            "nobody is named whose signature on a key list counts: name the anchors' public keys as `keys.anchors`, or start the first time with --init-single-anchor"
+        ),
+    };
+    let signer = if make { FileSigner::open(&folder, &mut rng) } else { FileSigner::load(&folder) };
+    let signer = Arc::new(signer.context("the service keys, which every replica has alike")?);
+    let list = match (stored, &config.keys.first_list, &anchor) {
+        (Some(stored), ..) => stored,
+        (None, Some(path), _) => read_list(path)?,
+        (None, None, Some(anchor)) if make => anchor.first_list(&signer, &config.server.tenant, SystemClock.wall(), config.server.max_ttl_secs),
+        _ => bail!(
+            "the database has no key list, so it is new or not the one that was served before. If it is new: `procura keys prepare`, let the anchors `procura keys sign`, name the file as `keys.first_list` and start again; or, with one anchor beside the service keys, start once with --init-single-anchor"
+        ),
+    };
+    let start = Start {
+        store,
+        signer,
+        anchors: anchors.clone(),
+        clock: crate::failpoint::clock(),
+        rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
+        session_secret: SessionSecret::open(&folder, &mut rng)?,
+        released: Released::open(&config.server.data.join("released-checkpoint"))?,
+        origin: writer::origin(&config.server.public_url, &config.server.tenant)?,
+        grants: config.grants(),
+    };
+    let started = bootstrap(start, |_| list).await?;
+    let trust = TrustFile { anchors, authority: config.server.public_url.clone(), tenant: config.server.tenant.clone(), key_list: started.key_list.clone() };
+    write_whole(&config.server.data.join("trust.json"), &trust.to_json())?;
+    Ok(started)
+}
+
+/// A signed key list: its bytes, or the same as base64url.
+fn read_list(path: &Path) -> anyhow::Result<UnverifiedKeyList> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read keys.first_list {}", path.display()))?;
+    file.take(MAX_LIST_BYTES).read_to_end(&mut bytes)?;
+    if let Ok(list) = UnverifiedKeyList::from_bytes(&bytes) {
+        return Ok(list);
+    }
+    let decoded = std::str::from_utf8(&bytes).ok().and_then(|text| BASE64.decode(text.trim()).ok()).unwrap_or_default();
+    UnverifiedKeyList::from_bytes(&decoded).with_context(|| format!("keys.first_list {} is not a signed key list", path.display()))
+}
+
+/// The other way of the feed, beside its streams: the one place where it is set going.
+fn carry_beside(config: &Config, feed: &Feed) -> anyhow::Result<()> {
+    if let Some(redis) = &config.redis {
+        feed.carry_beside(Arc::new(RedisBus::start(&redis.transport()?, &config.server.tenant, Box::new(StdRng::from_os_rng()))?));
+    }
+    Ok(())
+}
+
+const MAX_LIST_BYTES: u64 = 256 * 1024;

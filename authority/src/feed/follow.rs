@@ -1,0 +1,122 @@
+//! What other processes commit: read, signed here, published in order (Ed25519 is deterministic: the same bytes as theirs).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::{FeedUnavailable, Inner, MAX_TAIL};
+use crate::checkpoints::{Checkpoints, FollowError};
+use crate::signer::released::ReleaseError;
+use crate::store::shared::Hint;
+
+impl Inner {
+    /// True if the head is known to be further than what was published.
+    pub(super) fn is_behind(&self) -> bool {
+        // The only writer publishes what it writes.
+        if self.store.shared().is_none() {
+            return false;
+        }
+        let head = self.pulse.head();
+        let published = self.published();
+        (head.epoch, head.seq) > (published.epoch, published.seq)
+    }
+
+    /// Publishes what is stored after what was published last.
+    pub(super) async fn catch_up(&self) -> Result<(), FeedUnavailable> {
+        let reading = async {
+            let _one = self.following.lock().await;
+            loop {
+                let (epoch, seq) = {
+                    let published = self.published();
+                    (published.epoch, published.seq)
+                };
+                let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
+                for row in &rows {
+                    // A hole means that this process's own writer was faster: what it published is skipped on the next round.
+                    if !self.send_next(epoch, row.seq, self.signed(row)?) {
+                        break;
+                    }
+                }
+                if rows.len() < MAX_TAIL as usize && !self.next_epoch(epoch, rows.is_empty()) {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(CATCH_UP_WAIT, reading).await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
+    }
+
+    /// Goes on in the next epoch once this one has been published to its end.
+    fn next_epoch(&self, ended: u64, nothing_left: bool) -> bool {
+        let later = self.pulse.head().epoch > ended;
+        if later && nothing_left {
+            let mut published = self.published();
+            if published.epoch == ended {
+                (published.epoch, published.seq) = (ended + 1, 0);
+            }
+        }
+        later
+    }
+}
+
+/// Looks when another process says that it has committed, when the writer or a beat saw that one has, and now and then.
+/// Ends with the feed.
+pub(super) async fn run(inner: Weak<Inner>, checkpoints: Arc<Checkpoints>) {
+    let Some(feed) = inner.upgrade() else { return };
+    let (mut hints, shared) = match feed.store.shared() {
+        Some(shared) => (shared.hints(), true),
+        // Nobody else writes: only an own message that could not be sent is ever behind.
+        None => (watch::Sender::new(Hint::default()).subscribe(), false),
+    };
+    let behind = Arc::clone(&feed.behind);
+    drop(feed);
+    let mut now_and_then = interval(LOOK_EVERY);
+    now_and_then.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut may_show = Instant::now();
+    let mut must_show = false;
+    loop {
+        let mut asked = false;
+        tokio::select! {
+            heard = hints.changed(), if shared => {
+                // The store has gone, and with it the feed soon.
+                if heard.is_err() {
+                    return;
+                }
+                must_show = true;
+            }
+            () = behind.notified() => asked = true,
+            _ = now_and_then.tick() => asked = shared,
+            () = sleep_until(may_show), if must_show => {}
+        }
+        must_show |= asked;
+        let Some(feed) = inner.upgrade() else { return };
+        let heard = *hints.borrow_and_update();
+        let is_news = {
+            let published = feed.published();
+            heard.feed > (published.epoch, published.seq)
+        };
+        if (asked || is_news || heard.feed == (0, 0) || feed.is_behind())
+            && let Err(e) = feed.catch_up().await
+        {
+            tracing::warn!(error = %e, "commits of others are not published yet");
+        }
+        must_show &= shared && (heard.size == 0 || heard.size > checkpoints.known().size);
+        // Each costs a write to disk: not one for every commit of others.
+        if must_show && Instant::now() >= may_show {
+            may_show = Instant::now() + SHOW_EVERY;
+            match checkpoints.follow(&*feed.store).await {
+                Ok(()) => must_show = false,
+                Err(FollowError::Release(ReleaseError::Fork { .. })) => return,
+                Err(e) => tracing::warn!(error = %e, "checkpoint of others' commits is not shown yet"),
+            }
+        }
+    }
+}
+
+/// How often the store is looked at although nobody said anything.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a checkpoint of others' commits is shown at most.
+const SHOW_EVERY: Duration = Duration::from_millis(50);
+/// Longest wait for the store before streams go on without.
+const CATCH_UP_WAIT: Duration = Duration::from_millis(500);

@@ -1,0 +1,152 @@
+//! Replicas of `procura serve` on one configuration, and the provider that they sign people in with.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use procura_authority::demo::people::Person;
+use procura_verifier::trust::TrustFile;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{PATIENCE, binary, http};
+
+/// One configuration, its provider, and where its replicas' folders are.
+pub struct Site {
+    folder: PathBuf,
+    pub public_url: String,
+    _provider: Child,
+    issuer: String,
+}
+
+/// One process of `procura serve`. Killed when dropped.
+pub struct Replica {
+    child: Child,
+    pub url: String,
+    pub data: PathBuf,
+    /// Sends whatever URL is asked for to this replica: all have one public URL.
+    pub http: reqwest::Client,
+    pub public_url: String,
+}
+
+impl Site {
+    /// Writes the configuration for a database URL. `port` is the first replica's, and part of the public URL.
+    pub async fn new(folder: &Path, database: &str) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let public_url = format!("http://{free}");
+        let secret = folder.join("client-secret");
+        std::fs::write(&secret, "a secret of a test\n").unwrap();
+        let mut provider = Command::new(binary())
+            .args(["dev-idp", "--redirect-url", &format!("{public_url}/oidc/callback"), "--client-secret-file"])
+            .arg(&secret)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(provider.stdout.take().unwrap()).lines();
+        let issuer = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the provider starts").unwrap().expect("its issuer");
+        let text = format!(
+            r#"
+            [server]
+            listen = "{free}"
+            public_url = "{public_url}"
+            tenant = "acme"
+            data = "{folder}/one"
+            [database]
+            url = "{database}"
+            [keys]
+            folder = "{folder}/keys"
+            [issuer]
+            url = "{issuer}"
+            client_id = "procura"
+            client_secret_file = "{secret}"
+            algorithms = ["EdDSA"]
+            [[grants]]
+            human = {{ issuer = "{issuer}", subject = "dev-alice" }}
+            max_ttl_secs = 28800
+            max_depth = 3
+            class_max = "restricted"
+            capabilities = [{{ tool = "payments", action = "transfer", resource = "acct/*", limits = [{{ kind = "at_most", arg = "amount", max = 100000, unit = "EUR" }}] }}]
+            [[grants]]
+            human = {{ issuer = "{issuer}", subject = "dev-sam" }}
+            roles = ["security", "admin", "auditor"]
+            "#,
+            folder = folder.display(),
+            secret = secret.display(),
+        );
+        std::fs::write(folder.join("procura.toml"), text).unwrap();
+        Self { folder: folder.to_owned(), public_url, _provider: provider, issuer }
+    }
+
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut serve = Command::new(binary());
+        serve.args(["serve", "--json", "--config"]).arg(self.folder.join("procura.toml"));
+        serve.env("PROCURA_SERVER__DATA", self.folder.join(name)).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        if name != "one" {
+            serve.env("PROCURA_SERVER__LISTEN", "127.0.0.1:0");
+        }
+        serve
+    }
+
+    /// Starts a replica with a folder of its own. The one called `one` listens at the public URL.
+    pub async fn replica(&self, name: &str, args: &[&str]) -> Replica {
+        let data = self.folder.join(name);
+        let said = data.with_extension("stderr");
+        let mut command = self.command(name);
+        let mut child = command.args(args).stderr(std::fs::File::options().create(true).append(true).open(&said).unwrap()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("`procura serve` starts").unwrap();
+        let line = line.unwrap_or_else(|| panic!("`procura serve` ended: {}", std::fs::read_to_string(&said).unwrap_or_default()));
+        let at: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+        let url = at["url"].as_str().unwrap().to_owned();
+        _ = http();
+        let http = reqwest::Client::builder().tcp_nodelay(true).timeout(PATIENCE).proxy(reqwest::Proxy::http(&url).unwrap()).build().unwrap();
+        Replica { child, url, data, http, public_url: self.public_url.clone() }
+    }
+
+    /// The error of a replica that does not start.
+    pub async fn refused(&self, name: &str, args: &[&str]) -> String {
+        let ran = self.command(name).args(args).stderr(Stdio::piped()).output();
+        let ran = tokio::time::timeout(PATIENCE, ran).await.expect("it ends").unwrap();
+        assert!(!ran.status.success(), "it started");
+        super::text(&ran.stderr)
+    }
+}
+
+impl Replica {
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// A signal by name. The process may go on.
+    pub fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Returns when it has ended of itself.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap()
+    }
+
+    pub async fn person(&self, name: &str) -> Person {
+        Person::sign_in(&self.http, &self.public_url, name).await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.http.get(format!("{}{path}", self.public_url)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    pub fn trust(&self) -> TrustFile {
+        TrustFile::from_json(&std::fs::read(self.data.join("trust.json")).unwrap()).unwrap()
+    }
+}
