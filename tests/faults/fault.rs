@@ -17,6 +17,8 @@ pub struct Fault {
     pub on: &'static [usize],
     /// Somebody must turn stale, or it was no fault.
     pub bites: bool,
+    /// The first verifier takes every view for fresh: its late allows must be found, or this harness finds nothing.
+    pub control: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -31,6 +33,9 @@ enum Kind {
     VerifierStopped,
     VerifierClock(i64),
     AuthorityClock(i64),
+    Backup,
+    Rotation(&'static str),
+    Burst,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -38,7 +43,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 const fn fault(name: &'static str, kind: Kind, short: u64, long: u64, on: &'static [usize], bites: bool) -> Fault {
-    Fault { name, kind, lasts: (ms(short), ms(long)), on, bites }
+    Fault { name, kind, lasts: (ms(short), ms(long)), on, bites, control: false }
 }
 
 /// All of them.
@@ -65,6 +70,11 @@ pub const FAULTS: &[Fault] = &[
     fault("verifier's clock an hour ahead", Kind::VerifierClock(HOUR), 1500, 5000, &[0], false),
     fault("verifier's clock an hour back", Kind::VerifierClock(-HOUR), 1500, 5000, &[0], false),
     fault("authority's clock an hour ahead", Kind::AuthorityClock(HOUR), 1500, 5000, &[0, 1, 2], true),
+    Fault { control: true, ..fault("(control: a verifier without a bound)", Kind::Wire(Way::Silent, Way::Silent), 1500, 1500, &[0], false) },
+    fault("authority SIGKILL during a burst", Kind::Burst, 1500, 5000, &[0, 1, 2], true),
+    fault("restored old backup", Kind::Backup, 1500, 5000, &[0, 1, 2], true),
+    fault("all keys rotated", Kind::Rotation("rotate"), 2000, 10_000, &[0, 1, 2], false),
+    fault("the feed key declared dead", Kind::Rotation("dead"), 2000, 10_000, &[0, 1, 2], false),
     fault("authority's clock an hour back", Kind::AuthorityClock(-HOUR), 1500, 5000, &[0, 1, 2], false),
 ];
 
@@ -82,6 +92,25 @@ impl Fault {
             Kind::VerifierStopped => signal(scene.watchers[0].pid(), "STOP").await,
             Kind::VerifierClock(by) => scene.watchers[0].tell(&format!("wall {by}")).await,
             Kind::AuthorityClock(by) => scene.site.failpoint("wall-ms", Some(&by.to_string())),
+            Kind::Backup => {
+                scene.site.kill(0).await;
+                scene.site.copy_database("old");
+                scene.site.again(0).await;
+                for _ in 0..3 {
+                    scene.revoke_next().await;
+                }
+                scene.site.kill(0).await;
+                scene.site.copy_database("new");
+                scene.site.restore_database("old");
+                // It knows what was released, and signs nothing for a database that does not.
+                let said = scene.site.refuses(0).await;
+                assert!(said.contains("the database is older than the log"), "{said}");
+            }
+            Kind::Rotation(what) => scene.site.rotate(what).await,
+            Kind::Burst => {
+                scene.burst(4).await;
+                scene.site.kill(0).await;
+            }
         }
     }
 
@@ -94,10 +123,14 @@ impl Fault {
 
     pub async fn end(&self, scene: &mut Scene) {
         match self.kind {
-            Kind::Nothing | Kind::Flaky => {}
+            Kind::Nothing | Kind::Flaky | Kind::Rotation(_) => {}
             Kind::Wire(..) => scene.wire.set(Way::Open, Way::Open),
             Kind::Mangle(_) => scene.mangler.set(Mangling::None),
-            Kind::AuthorityKilled => scene.site.again(0).await,
+            Kind::AuthorityKilled | Kind::Burst => scene.site.again(0).await,
+            Kind::Backup => {
+                scene.site.restore_database("new");
+                scene.site.again(0).await;
+            }
             Kind::AuthorityKilledAfterCommit => {
                 scene.site.ended(0).await;
                 scene.was_committed(scene.site.failed_at("committed").expect("it ended there"));

@@ -28,9 +28,9 @@ use scene::Scene;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, authority, trust] = &args[..]
-        && mode == "verifier"
+        && let Some(bound) = watcher::Bound::of(mode)
     {
-        watcher::run(authority, trust);
+        watcher::run(authority, trust, bound);
         return ExitCode::SUCCESS;
     }
     let long = args.iter().any(|a| a == "--long");
@@ -51,7 +51,7 @@ async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
     let mut failed = 0;
     for fault in chosen {
         let lasting = if long { fault.lasts.1 } else { fault.lasts.0 };
-        let outcome = Scene::set(if long { 60 } else { 16 }).await.run(fault, lasting).await;
+        let outcome = Scene::set(if long { 60 } else { 16 }, fault.control).await.run(fault, lasting).await;
         println!(
             "| {} | {} | {} | {:.1} | {} | {:.2} |",
             fault.name,

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{binary, http, key, rng};
+use crate::support::{binary, http, key, procura, rng, text};
 
 /// An authority. Everything ends when dropped.
 pub struct Site {
@@ -119,7 +119,7 @@ impl Site {
     /// Returns when the process has ended by itself.
     pub async fn ended(&mut self, replica: usize) {
         if let Some(mut child) = self.replicas[replica].child.take() {
-            tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();
+            tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends by itself: the binary is built with --all-features").unwrap();
         }
     }
 
@@ -128,6 +128,54 @@ impl Site {
         let mut one = self.replicas.remove(replica);
         self.spawn(&mut one).await;
         self.replicas.insert(replica, one);
+    }
+
+    /// What it says on standard error when it starts and ends at once.
+    pub async fn refuses(&self, replica: usize) -> String {
+        let one = &self.replicas[replica];
+        let run = Command::new(binary()).args(&one.args).args(["--listen", &one.at.to_string()]).kill_on_drop(true).output();
+        let ran = tokio::time::timeout(PATIENCE, run).await.expect("it ends").unwrap();
+        assert!(!ran.status.success());
+        text(&ran.stderr)
+    }
+
+    /// The files of the database as they are, while nobody writes them.
+    pub fn copy_database(&self, name: &str) {
+        let to = self.folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for file in self.database_files() {
+            std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+
+    pub fn restore_database(&self, name: &str) {
+        self.database_files().iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        for kept in std::fs::read_dir(self.folder.path().join(name)).unwrap() {
+            let kept = kept.unwrap();
+            std::fs::copy(kept.path(), self.folder.path().join("authority").join(kept.file_name())).unwrap();
+        }
+    }
+
+    /// Database, write-ahead log and its index.
+    fn database_files(&self) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.folder.path().join("authority")).unwrap().map(|e| e.unwrap().path());
+        let found: Vec<_> = all.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("procura.db"))).collect();
+        assert!(!found.is_empty(), "a database in the data folder");
+        found
+    }
+
+    /// A next key list by the command line: new keys of every use, or the feed key dead.
+    pub async fn rotate(&self, what: &str) {
+        let data = self.folder.path().join("authority");
+        let file = self.folder.path().join("list");
+        let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
+        let anchor = format!("{data}/keys/anchor.key");
+        let list = keys(&["list", "--data", data]).await;
+        let feed = list["keys"].as_array().unwrap().iter().find(|k| k["usage"] == "feed").expect("a feed key")["key"].as_str().unwrap().to_owned();
+        let wanted: &[&str] = if what == "dead" { &["--dead", &feed] } else { &["--rotate", "root,feed,event,log,card"] };
+        keys(&[&["prepare", "--data", data, "--out", file], wanted].concat()).await;
+        keys(&["sign", "--anchor", &anchor, file, "--yes"]).await;
+        keys(&["publish", "--data", data, file]).await;
     }
 
     /// Arms or disarms, or sets the step of the wall clock in milliseconds.
@@ -155,20 +203,31 @@ impl Site {
         (held.claims().claimed().tid.to_string(), held.seal().unwrap().as_bytes().to_vec())
     }
 
-    pub async fn revoke(&self, tid: &str) -> Revoked {
+    /// Revokes a token. Whose session ended with a step of the clock signs in again, once.
+    pub async fn revoke(&mut self, tid: &str) -> Revoked {
+        match self.ask_to_revoke(tid).await {
+            Some((401, _)) => self.alice = Some(Person::sign_in(&self.http, &self.url(), "alice").await.unwrap()),
+            Some((_, answer)) => return answer,
+            None => return Revoked::Unknown,
+        }
+        self.ask_to_revoke(tid).await.map_or(Revoked::Unknown, |(_, answer)| answer)
+    }
+
+    /// Status and answer; none if there was none.
+    pub async fn ask_to_revoke(&self, tid: &str) -> Option<(u16, Revoked)> {
         let body = serde_json::json!({ "what": "token", "id": tid, "reason": "faults" });
         let session = &self.alice.as_ref().unwrap().session().session;
-        let asked = self.http.post(format!("{}/v1/revocations", self.url())).bearer_auth(session).json(&body).timeout(ANSWER_WAIT).send().await;
-        let Ok(answer) = asked else { return Revoked::Unknown };
-        let status = answer.status();
-        let Ok(answer) = answer.json::<Value>().await else { return Revoked::Unknown };
+        let asked = self.http.post(format!("{}/v1/revocations", self.url())).bearer_auth(session).json(&body).timeout(ANSWER_WAIT).send().await.ok()?;
+        let status = asked.status();
+        let answer = asked.json::<Value>().await.ok()?;
         // Only the store's trouble leaves it open; anything else is the harness's own mistake.
-        assert!(status.is_success() || status.is_server_error(), "revocation refused with {status}: {answer}");
-        match answer["committed_us"].as_u64() {
+        assert!(status.is_success() || status.is_server_error() || status.as_u16() == 401, "revocation refused with {status}: {answer}");
+        let revoked = match answer["committed_us"].as_u64() {
             Some(at) => Revoked::At(at),
             None if status.is_success() => Revoked::Before,
             None => Revoked::Unknown,
-        }
+        };
+        Some((status.as_u16(), revoked))
     }
 
     /// Epoch and number of the head, and its hash, by a signed answer.
@@ -182,6 +241,13 @@ impl Site {
     }
 }
 
+/// `procura keys …`
+async fn keys(args: &[&str]) -> Value {
+    let ran = procura(&[&["keys"], args, &["--json"]].concat()).await;
+    assert!(ran.status.success(), "keys {args:?}: {}", text(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap_or_default()
+}
+
 /// Sends a signal to a process of ours.
 pub async fn signal(pid: u32, name: &str) {
     let done = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().await.unwrap();
@@ -190,4 +256,4 @@ pub async fn signal(pid: u32, name: &str) {
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than this and the outcome counts as unknown.
-const ANSWER_WAIT: Duration = Duration::from_millis(1500);
+const ANSWER_WAIT: Duration = Duration::from_millis(500);

@@ -21,8 +21,9 @@ use procura_verifier::claims::{Audience, DataClass};
 use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
 use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
 use procura_verifier::ids::{BootTime, Clock, SystemClock, UtcMillis};
+use procura_verifier::key_list::KeyList;
 use procura_verifier::proof::{UnverifiedProof, VerifiedProof};
-use procura_verifier::revocation::{RevocationView as _, View};
+use procura_verifier::revocation::{Frozen, Lineage, Lookup, RevocationView, View};
 use procura_verifier::token::{UnverifiedToken, VerifiedToken};
 use procura_verifier::trust::TrustFile;
 use serde::{Deserialize, Serialize};
@@ -53,9 +54,9 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn start(authority: &str, trust: &Path) -> Self {
+    pub fn start(authority: &str, trust: &Path, control: bool) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["verifier", authority])
+            .args([if control { "verifier-without-bound" } else { "verifier" }, authority])
             .arg(trust)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -83,6 +84,48 @@ impl Watcher {
         self.tell("status").await;
         let line = tokio::time::timeout(Duration::from_secs(10), self.said.next_line()).await.expect("the verifier answers").unwrap();
         serde_json::from_str(&line.expect("the verifier runs")).unwrap()
+    }
+}
+
+/// Whether decisions heed the age of the view.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Kept,
+    /// For the control: a verifier as no one should write it.
+    Ignored,
+}
+
+impl Bound {
+    pub fn of(mode: &str) -> Option<Self> {
+        match mode {
+            "verifier" => Some(Self::Kept),
+            "verifier-without-bound" => Some(Self::Ignored),
+            _ => None,
+        }
+    }
+}
+
+/// The view, always fresh.
+struct Unbound<'a>(&'a View);
+
+impl RevocationView for Unbound<'_> {
+    fn fresh_as_of(&self) -> Option<BootTime> {
+        Some(SystemClock.boot())
+    }
+    fn lookup(&self, lineage: &Lineage<'_>) -> Lookup {
+        self.0.lookup(lineage)
+    }
+    fn frozen(&self, lineage: &Lineage<'_>, utc: UtcMillis) -> Frozen {
+        self.0.frozen(lineage, utc)
+    }
+    fn was_complete(&self) -> bool {
+        self.0.was_complete()
+    }
+    fn key_list(&self) -> Arc<KeyList> {
+        self.0.key_list()
+    }
+    fn utc(&self, now: BootTime) -> Option<UtcMillis> {
+        self.0.utc(now)
     }
 }
 
@@ -122,7 +165,7 @@ struct Seen {
 }
 
 /// The process, from inside. Ends with its standard input.
-pub fn run(authority: &str, trust: &str) {
+pub fn run(authority: &str, trust: &str, bound: Bound) {
     rustls::crypto::ring::default_provider().install_default().expect("the first TLS provider");
     let trust = TrustFile::from_json(&std::fs::read(PathBuf::from(trust)).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -142,7 +185,7 @@ pub fn run(authority: &str, trust: &str) {
     };
     let spinner = std::thread::spawn({
         let (view, clock, seen) = (Arc::clone(&view), Arc::clone(&clock), Arc::clone(&seen));
-        move || spin(&view, &clock, &seen)
+        move || spin(&view, &clock, &seen, bound)
     });
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -196,7 +239,7 @@ fn canary(token: &[u8], key: &str, view: &View) -> Canary {
     Canary { token, proof, last_allow: 0, verdict: "none", revoked: false, after_revoked: 0 }
 }
 
-fn spin(view: &View, clock: &TestClock, seen: &Seen) {
+fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
     while !seen.stop.load(Ordering::Relaxed) {
         let sweep = seen.sweeps.fetch_add(1, Ordering::Relaxed);
         for canary in &mut *seen.canaries.lock().unwrap() {
@@ -205,7 +248,11 @@ fn spin(view: &View, clock: &TestClock, seen: &Seen) {
                 continue;
             }
             let arrived = SystemClock.boot();
-            let decision = decide(&canary.token, Asked::Proven(canary.proof.proven()), &ToolPolicy::STRICT, view, clock, arrived);
+            let asked = Asked::Proven(canary.proof.proven());
+            let decision = match bound {
+                Bound::Kept => decide(&canary.token, asked, &ToolPolicy::STRICT, view, clock, arrived),
+                Bound::Ignored => decide(&canary.token, asked, &ToolPolicy::STRICT, &Unbound(view), clock, arrived),
+            };
             match decision {
                 Decision::Allow(_) => {
                     canary.last_allow = clock.last.load(Ordering::Relaxed);
