@@ -94,7 +94,7 @@ impl Spinner {
                 watched.sweeps += 1;
                 for (view, seen) in self.views.iter().zip(&mut watched.seen.verifiers) {
                     // What denied once is looked at in every eighth sweep: only an allow after it would still be news.
-                    if seen.1.is_some() && watched.sweeps % 8 != 0 {
+                    if seen.1.is_some() && !watched.sweeps.is_multiple_of(8) {
                         continue;
                     }
                     let decision = one(&watched.canary, view, &clock);

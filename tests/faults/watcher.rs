@@ -244,7 +244,7 @@ fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
         let sweep = seen.sweeps.fetch_add(1, Ordering::Relaxed);
         for canary in &mut *seen.canaries.lock().unwrap() {
             // What is known as revoked is looked at now and then: only an allow would still be news.
-            if canary.revoked && sweep % 16 != 0 {
+            if canary.revoked && !sweep.is_multiple_of(16) {
                 continue;
             }
             let arrived = SystemClock.boot();

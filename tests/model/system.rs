@@ -367,9 +367,8 @@ impl Scope {
                 }
             }
             Some(b) if b.t.is_none() || b.head.is_none() => {
-                if self.is_writable(s, replica.on) || self.breaks(Broken::StandbyBeats) {
-                    steps.push(Step::Read(r));
-                }
+                let may = self.is_writable(s, replica.on) || self.breaks(Broken::StandbyBeats);
+                steps.extend(may.then_some(Step::Read(r)));
             }
             Some(_) => {
                 let standby = replica.on == 1 && s.promoted.is_none() && self.breaks(Broken::StandbyBeats);

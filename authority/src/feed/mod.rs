@@ -193,8 +193,7 @@ impl Feed {
     /// Signed with the feed key at hand. A verifier whose list does not name that key yet fetches the list instead.
     pub fn announce_key_list(&self, signed: &UnverifiedKeyList, accepted: &KeyList, now: UtcMillis) {
         let payload = accepted.payload();
-        let change =
-            KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
+        let change = KeyListChange { tenant: payload.tenant.clone(), version: payload.version, hash: *accepted.hash(), list: signed.to_bytes(), issued: now };
         self.0.send(Arc::new(self.0.signer.feed(&Message::KeyListChange(change))));
     }
 

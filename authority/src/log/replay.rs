@@ -123,7 +123,11 @@ impl<'a> State<'a> {
             Event::VerifierRetired(e) => self.watched.retire(e, &self.verifiers).map_err(wrong),
             Event::Coverage(e) => self.watched.coverage(e, index, self.taken, &self.verifiers, leaf).map_err(wrong),
             Event::Canary(e) => {
-                if self.humans.insert(e.human) && self.watched.canary(e.human) { Ok(()) } else { Err(wrong(format!("{} is drawn twice", e.human))) }
+                if self.humans.insert(e.human) && self.watched.canary(e.human) {
+                    Ok(())
+                } else {
+                    Err(wrong(format!("{} is drawn twice", e.human)))
+                }
             }
             Event::Drill(e) => {
                 self.watched.drill(e, index, self.taken, &self.delegations, &self.tokens).map_err(wrong)?;
@@ -256,7 +260,8 @@ impl<'a> State<'a> {
         let receipt = self.receipts.open(verifier, &e.receipt.0).map_err(wrong)?;
         // The list it was decided under, which may have been followed by another before the receipt was delivered.
         let version = receipt.key_list_version;
-        let (keys, next) = bundle.key_list_of(version, index).ok_or_else(|| wrong(format!("was decided under key list version {version}, which the log had not")))?;
+        let (keys, next) =
+            bundle.key_list_of(version, index).ok_or_else(|| wrong(format!("was decided under key list version {version}, which the log had not")))?;
         // F8: a heartbeat after the next list was recorded names that one, and counts only once it is held.
         if let (Some(relied), Some(next)) = (&receipt.relied, next)
             && receipt.verdict.is_ok()

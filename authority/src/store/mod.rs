@@ -25,8 +25,8 @@ pub mod memory;
 mod plan;
 pub mod postgres;
 mod rows;
-pub mod snapshot;
 pub mod shared;
+pub mod snapshot;
 pub mod sqlite;
 
 use std::ops::Range;

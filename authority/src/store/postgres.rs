@@ -5,11 +5,11 @@
 
 #[cfg(test)]
 pub(crate) mod server;
-mod snapshot;
+mod session;
 mod shared;
+mod snapshot;
 #[cfg(test)]
 mod tests;
-mod session;
 mod write;
 
 use std::str::FromStr as _;
@@ -398,9 +398,11 @@ impl Store for Postgres {
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
         async move {
             let rows: Vec<VerifierRow> = within(
-                sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000")
-                    .bind(self.tenant.as_str())
-                    .fetch_all(&self.readers),
+                sqlx::query_as(
+                    "SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000",
+                )
+                .bind(self.tenant.as_str())
+                .fetch_all(&self.readers),
             )
             .await?;
             rows.into_iter().map(TryInto::try_into).collect()

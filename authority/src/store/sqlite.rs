@@ -362,12 +362,13 @@ impl Store for Sqlite {
 
     fn find_verifier_of<'a>(&'a self, audience: &'a Audience) -> Answering<'a, Option<Verifier>> {
         async move {
-            let row: Option<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND audience = ?2 AND retired_ms IS NULL")
-                .bind(self.tenant.as_str())
-                .bind(audience.as_str())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<VerifierRow> =
+                sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND audience = ?2 AND retired_ms IS NULL")
+                    .bind(self.tenant.as_str())
+                    .bind(audience.as_str())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -375,11 +376,13 @@ impl Store for Sqlite {
 
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>> {
         async move {
-            let rows: Vec<VerifierRow> = sqlx::query_as("SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000")
-                .bind(self.tenant.as_str())
-                .fetch_all(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let rows: Vec<VerifierRow> = sqlx::query_as(
+                "SELECT id, key, audience, enrolled_ms, retired_ms FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL ORDER BY audience LIMIT 20000",
+            )
+            .bind(self.tenant.as_str())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()

@@ -42,10 +42,6 @@ impl RedisProcess {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// SIGKILL; returns when the process is gone and its port is free.
     pub fn kill(&mut self) {
         self.signal("KILL");

@@ -174,12 +174,13 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
         }
     }
     if !needs.verifiers.is_empty() {
-        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT id FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL AND id IN (SELECT unhex(value) FROM json_each(?2))")
-            .bind(tenant.as_str())
-            .bind(hexes(needs.verifiers.iter().map(VerifierId::as_bytes)))
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(unavailable)?;
+        let rows: Vec<(Vec<u8>,)> =
+            sqlx::query_as("SELECT id FROM verifier WHERE tenant = ?1 AND retired_ms IS NULL AND id IN (SELECT unhex(value) FROM json_each(?2))")
+                .bind(tenant.as_str())
+                .bind(hexes(needs.verifiers.iter().map(VerifierId::as_bytes)))
+                .fetch_all(&mut **tx)
+                .await
+                .map_err(unavailable)?;
         for (id,) in rows {
             f.verifiers.insert(VerifierId::from_bytes(fixed(&id, "verifier", "id")?));
         }

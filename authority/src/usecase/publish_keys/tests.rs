@@ -116,7 +116,7 @@ async fn each_key_dies_at_once_and_what_stood_before_stands() {
         assert!(app.verifies(&fresh.token), "minting uses the living key");
         revoke(&app.ctx, &alice, Target::Token(fresh.tid), None, None).await.unwrap();
         let by: Vec<_> = app.feed().await.iter().map(|m| *m.claimed_key()).collect();
-        assert_eq!(by.contains(&dead), false);
+        assert!(!by.contains(&dead));
         assert_eq!(app.replays().await, published.leaf.unwrap() + 3);
     }
 }

@@ -546,7 +546,7 @@ fn item(n: u8) -> Item {
             id: FreezeId::from_bytes([n / 128; 16]),
             scope: if n & 64 == 0 { FloorScope::Human(HumanId::from_bytes([n % 5; 16])) } else { FloorScope::Tenant },
             from: UtcMillis(u64::from(n % 7)),
-            until: UtcMillis(if n % 3 == 0 { 0 } else { u64::from(n) + 10 }),
+            until: UtcMillis(if n.is_multiple_of(3) { 0 } else { u64::from(n) + 10 }),
             version: u64::from(n / 8 % 4),
         }),
         _ => tid(u64::from(n / 8)),
