@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ack::{Ack, SignIn, Signed};
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
@@ -370,13 +370,15 @@ async fn watch_over(shared: Arc<Shared>) {
     }
 }
 
-/// Acknowledges as soon as the watermark has moved, and once a second. One at a time: what moves meanwhile goes with the next.
+/// Acknowledges as soon as the watermark has moved, and once a second. One at a time and at least [`ACK_GAP`] apart: what moves
+/// meanwhile goes with the next, so that a burst of revocations is not answered by as many words from each of thousands.
 async fn keep_acknowledging(shared: Arc<Shared>) {
     let (mut number, mut failures) = (0, 0);
     loop {
         let _ = timeout(ACK_EVERY, shared.moved.notified()).await;
         let Some(ack) = shared.acknowledgement(number + 1) else { continue };
         number += 1;
+        let not_before = Instant::now() + ACK_GAP;
         match shared.acknowledge(&ack).await {
             Ok(()) => {
                 failures = 0;
@@ -390,6 +392,7 @@ async fn keep_acknowledging(shared: Arc<Shared>) {
                 shared.moved.notify_one();
             }
         }
+        sleep_until(not_before).await;
     }
 }
 
@@ -718,15 +721,7 @@ impl Shared {
     }
 
     async fn get_within(&self, path: &str, query: &[(&str, String)], max: usize, wait: Duration) -> Result<Vec<u8>, FetchError> {
-        let mut response = self.request(path, query).timeout(wait).send().await?.error_for_status()?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > max {
-                return Err(FetchError::TooLong(max));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        bounded(self.request(path, query).timeout(wait).send().await?.error_for_status()?, max).await
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, FeedState> {
@@ -766,6 +761,18 @@ impl Shared {
         let jitter = u64::from(lock(&self.config.rng).next_u32()) % (most / 2 + 1);
         Duration::from_millis(most / 2 + jitter)
     }
+}
+
+/// The body, of at most so many bytes: whoever is on the way says how long it gets.
+async fn bounded(mut response: reqwest::Response, max: usize) -> Result<Vec<u8>, FetchError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Err(FetchError::TooLong(max));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Counts a stream while it is up.
@@ -813,6 +820,7 @@ const FETCH_WAIT: Duration = Duration::from_secs(1);
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_WAIT: Duration = Duration::from_secs(2);
 const ACK_EVERY: Duration = Duration::from_secs(1);
+const ACK_GAP: Duration = Duration::from_millis(100);
 const ACK_WAIT: Duration = Duration::from_millis(500);
 const STEADY_US: u64 = 1_000_000;
 const FOLLOW_GAP: Duration = Duration::from_millis(50);

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::{FetchError, MAX_EVENT_BYTES, Shared, lock};
+use super::{FetchError, MAX_EVENT_BYTES, Shared, bounded, lock};
 use crate::feed::folder::{Folder, FolderError};
 use crate::feed::message::{FeedError, SignedMessage};
 use crate::feed::snapshot::{Loading, MAX_SEGMENT_BYTES, SegmentError, Snapshot};
@@ -175,6 +175,7 @@ impl Shared {
             let mut state = self.state();
             (state.reach(&loaded, now), state.take_alarms())
         };
+        self.moved.notify_one();
         self.report(&alarms);
         if let Some(disk) = self.disk.clone().filter(|d| !d.lost.load(Ordering::Acquire)) {
             let adopted = spawn_blocking(move || lock(&disk.folder).adopt(&signed, &snapshot));
@@ -293,7 +294,7 @@ impl Shared {
     async fn post_lost(&self, body: &serde_json::Value) -> Result<Handed, FetchError> {
         let request = self.config.http.post(format!("{}/v1/feed/lost", self.base)).query(&[("tenant", self.view.tenant().as_str())]);
         let response = request.timeout(HAND_WAIT).json(body).send().await?.error_for_status()?;
-        Ok(serde_json::from_slice(&response.bytes().await?)?)
+        Ok(serde_json::from_slice(&bounded(response, MAX_HANDED_ANSWER_BYTES).await?)?)
     }
 }
 
@@ -315,3 +316,4 @@ const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
 const ADOPT_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_HANDED: usize = 128;
 const MAX_HANDED_BYTES: usize = 1024 * 1024;
+const MAX_HANDED_ANSWER_BYTES: usize = 1024;

@@ -263,6 +263,24 @@ async fn an_enrolled_verifier_signs_in_to_each_stream_and_acknowledges_what_it_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_is_acknowledged_once_in_100_ms_and_its_end_at_once() {
+    let authority = Authority::new(1);
+    let (address, _server) = authority.serve("127.0.0.1:0").await;
+    let client = client_with(&address, |c| c.enrolment = Some(enrolment()));
+    let public = crate::ids::Key::of(&enrolment().key);
+    until("fresh", || client.view().fresh_as_of().is_some()).await;
+    let began = SystemClock.boot();
+    for n in 1..=100 {
+        authority.commit(n);
+        until("applied", || client.status().watermark.1 == u64::from(n)).await;
+    }
+    let acked = |seq| lock(&authority.acks).iter().any(|a| a.open(&public).unwrap().seq == seq);
+    until("the acknowledgement of the last", || acked(100)).await;
+    let (said, took_ms) = (lock(&authority.acks).len() as u64, SystemClock.boot().micros_since(began) / 1000);
+    assert!(said <= took_ms / 100 + 2, "{said} in {took_ms} ms");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_stream_loses_the_tail_brings_before_any_freshness() {
     let authority = Authority::new(1);
     let (address, _server) = authority.serve("127.0.0.1:0").await;
