@@ -26,6 +26,7 @@ pub async fn create(State(app): State<AppState>, caller: Caller, Body(body): Bod
     let d = done.await.map_err(ApiError::unavailable)?.map_err(|e| match e {
         DrillError::Forbidden => ApiError::forbidden(e.to_string()),
         DrillError::NameTaken | DrillError::Canary(_) => ApiError::conflict(e.to_string()),
+        DrillError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         DrillError::Unavailable(e) => ApiError::unavailable(e),
     })?;
     let answer = json!({

@@ -48,6 +48,7 @@ fn refused(e: PublishError) -> ApiError {
         PublishError::KeyList(_) => ApiError::bad_request(e.to_string()),
         PublishError::Version { .. } | PublishError::Problems(_) => ApiError::conflict(e.to_string()),
         PublishError::Keys(e) => ApiError::unavailable(e),
+        PublishError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         PublishError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -88,6 +88,7 @@ pub async fn retire(State(app): State<AppState>, caller: Caller, Body(body): Bod
         RetireError::Forbidden => ApiError::forbidden(e.to_string()),
         RetireError::Unknown(_) => ApiError::not_found(e.to_string()),
         RetireError::Reason(_) => ApiError::bad_request(e.to_string()),
+        RetireError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         RetireError::Unavailable(e) => ApiError::unavailable(e),
     })?;
     Ok(Json(json!({ "verifier": body.verifier, "leaf_index": leaf })))

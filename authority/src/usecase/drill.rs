@@ -11,7 +11,7 @@ use super::coverage::{Coverage, actor, record, revoke_and_look};
 use super::delegate::{Granting, granting};
 use super::issue::{IssueError, Mint, issue};
 use super::revoke::{RevokeError, Revoked, Target};
-use super::{ATTEMPTS, Context, Unavailable};
+use super::{ATTEMPTS, Context, SignedOut, Unavailable, standing};
 use crate::agent_auth::Assertion;
 use crate::domain::agent::{Agent, AgentKey, AgentState, KeyState};
 use crate::domain::delegation::{Terms, TermsError};
@@ -49,6 +49,9 @@ pub enum DrillError {
     /// The canary could not be made.
     #[error("canary: {0}")]
     Canary(String),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again. What was granted is revoked, or is worth nothing to anybody.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -66,8 +69,8 @@ pub async fn drill(ctx: &Context, by: &Principal, patience: Duration) -> Result<
         return Err(DrillError::Forbidden);
     }
     let human = canary(ctx, by).await?;
-    let (agent, holder) = agent(ctx, human).await?;
-    let delegation = grant(ctx, human, &agent).await?;
+    let (agent, holder) = agent(ctx, by, human).await?;
+    let delegation = grant(ctx, by, human, &agent).await?;
     let assertion = Assertion { agent: agent.id, jti: hex::encode(ctx.random::<16>()), exp: ctx.now().plus(TTL_SECS * 1000) };
     let asked = Mint { delegation, holder, audiences: Vec::new(), ttl_secs: None };
     let tid = match issue(ctx, &assertion, &asked).await {
@@ -79,6 +82,7 @@ pub async fn drill(ctx: &Context, by: &Principal, patience: Duration) -> Result<
     let reason = Some("drill".to_owned());
     let (revoked, coverage) = revoke_and_look(ctx, by, Target::Delegation(delegation), reason, None, patience).await.map_err(|e| match e {
         RevokeError::Unavailable(e) => e.into(),
+        RevokeError::SignedOut(e) => e.into(),
         e => DrillError::Canary(e.to_string()),
     })?;
     let mut coverage = coverage?;
@@ -103,26 +107,27 @@ pub async fn drill(ctx: &Context, by: &Principal, patience: Duration) -> Result<
 }
 
 /// The drill's own human, drawn at the first drill. No provider has this name, so nobody signs in as this one.
-async fn canary(ctx: &Context, by: &Principal) -> Result<HumanId, Unavailable> {
+async fn canary(ctx: &Context, by: &Principal) -> Result<HumanId, DrillError> {
     let subject = Subject { issuer: "procura:drill".to_owned(), subject: ctx.tenant.to_string() };
     for _ in 0..ATTEMPTS {
-        if let Some(known) = ctx.store.find_human_by_subject(&subject).await? {
+        if let Some(known) = ctx.store.find_human_by_subject(&subject).await.map_err(Unavailable::from)? {
             return Ok(known.id);
         }
         let human = Human { id: HumanId::from_bytes(ctx.random()), subject: subject.clone() };
         let leaf = ctx.leaf(event::Canary { human: human.id, by: actor(by) }, ctx.now())?;
         let id = human.id;
-        match ctx.writer.submit(Change { rows: vec![Row::Human(human)], leaves: vec![leaf], ..Change::default() }).await {
+        match ctx.writer.submit(Change { requires: standing(by), rows: vec![Row::Human(human)], leaves: vec![leaf], ..Change::default() }).await {
             Ok(_) => return Ok(id),
+            Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             Err(WriteError::Refused(Refused::HumanKnown)) => {}
-            Err(e) => return Err(Unavailable::from_write(e)),
+            Err(e) => return Err(Unavailable::from_write(e).into()),
         }
     }
-    Err(Unavailable::Busy)
+    Err(Unavailable::Busy.into())
 }
 
 /// The drill's agent with a key that lives: the one it has, or a fresh one.
-async fn agent(ctx: &Context, human: HumanId) -> Result<(Agent, Key), DrillError> {
+async fn agent(ctx: &Context, by: &Principal, human: HumanId) -> Result<(Agent, Key), DrillError> {
     let name: Name = NAME.parse().map_err(|_| DrillError::Canary("the drill's name is no name".to_owned()))?;
     for _ in 0..ATTEMPTS {
         let known = ctx.store.find_agent_by_name(&name).await.map_err(Unavailable::from)?;
@@ -147,11 +152,12 @@ async fn agent(ctx: &Context, human: HumanId) -> Result<(Agent, Key), DrillError
         let (opening, name_salted_hash) = ctx.salted(NAME.to_owned());
         let leaf = event::Agent { agent: agent.id, owner: human, name_salted_hash, key, generation };
         let row = AgentKey { key, agent: agent.id, state: KeyState::Live, added: now };
-        let requires = vec![crate::store::Require::GenerationIs(scope(agent.id), generation)];
+        let requires = [standing(by), vec![crate::store::Require::GenerationIs(scope(agent.id), generation)]].concat();
         let change =
             Change { requires, rows: vec![Row::Agent(agent.clone()), Row::AgentKey(row), opening], leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() };
         match ctx.writer.submit(change).await {
             Ok(_) => return Ok((agent, key)),
+            Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             // Another drill at the same moment.
             Err(WriteError::Refused(Refused::NameTaken | Refused::GenerationMoved(..))) => {}
             Err(e) => return Err(Unavailable::from_write(e).into()),
@@ -160,7 +166,7 @@ async fn agent(ctx: &Context, human: HumanId) -> Result<(Agent, Key), DrillError
     Err(Unavailable::Busy.into())
 }
 
-async fn grant(ctx: &Context, human: HumanId, agent: &Agent) -> Result<DelegationId, DrillError> {
+async fn grant(ctx: &Context, by: &Principal, human: HumanId, agent: &Agent) -> Result<DelegationId, DrillError> {
     let wrong = |e: &dyn std::fmt::Display| DrillError::Canary(e.to_string());
     let name: Name = NAME.parse().map_err(|e: Malformed| wrong(&e))?;
     let canary: Name = CANARY.parse().map_err(|e: Malformed| wrong(&e))?;
@@ -179,9 +185,11 @@ async fn grant(ctx: &Context, human: HumanId, agent: &Agent) -> Result<Delegatio
     };
     let terms = terms.normal(ctx.now())?;
     for _ in 0..ATTEMPTS {
-        let Granting { id, change, .. } = granting(ctx, human, agent, terms.clone()).await?;
+        let Granting { id, mut change, .. } = granting(ctx, human, agent, terms.clone()).await?;
+        change.requires.splice(0..0, standing(by));
         match ctx.writer.submit(change).await {
             Ok(_) => return Ok(id),
+            Err(WriteError::Refused(Refused::Killed(_))) => return Err(SignedOut.into()),
             Err(WriteError::Refused(Refused::GenerationMoved(..))) => {}
             Err(e) => return Err(Unavailable::from_write(e).into()),
         }
@@ -223,6 +231,20 @@ mod tests {
         let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
         let bundle = Bundle::read(&bytes, &app.anchors, &app.ctx.tenant, Limits::default()).unwrap();
         assert_eq!(replay(&bundle).unwrap().drills, 2);
+    }
+
+    #[tokio::test]
+    async fn who_was_killed_meanwhile_runs_no_drill_and_leaves_no_canary() {
+        let app = app().await;
+        let sam = app.person("sam").await;
+        app.killed(&sam).await;
+        let before = app.events().await.len();
+        assert_eq!(drill(&app.ctx, &sam, Duration::from_secs(1)).await, Err(DrillError::SignedOut(SignedOut)));
+        assert_eq!(app.events().await.len(), before);
+        drill(&app.ctx, &app.person("sam").await, Duration::from_secs(1)).await.unwrap();
+        let before = app.events().await.len();
+        assert_eq!(drill(&app.ctx, &sam, Duration::from_secs(1)).await, Err(DrillError::SignedOut(SignedOut)), "though the canary is there");
+        assert_eq!(app.events().await.len(), before);
     }
 
     #[tokio::test]

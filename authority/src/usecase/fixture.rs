@@ -168,6 +168,19 @@ impl App {
         sign_in(&self.ctx, &identity(name), &self.journey().await).await.unwrap()
     }
 
+    /// Sam, signed in, with the role admin beside the others.
+    pub async fn admin(&self) -> Principal {
+        let Principal::Human { id, mut roles, auth_time, generations } = self.person("sam").await else { panic!("nobody") };
+        roles.insert(Role::Admin);
+        Principal::Human { id, roles, auth_time, generations }
+    }
+
+    /// Kills this person.
+    pub async fn killed(&self, who: &Principal) {
+        let target = super::revoke::Target::Human(who.human().unwrap());
+        super::revoke::revoke(&self.ctx, &Principal::LocalOperator, target, None, None).await.unwrap();
+    }
+
     /// To the provider and back, without a session at the end.
     pub async fn journey(&self) -> Journey {
         let spends = (HashedToken::from_bytes(self.ctx.random()), self.ctx.now().plus(60_000));

@@ -7,7 +7,7 @@ use procura_verifier::ids::{Key, UtcMillis};
 use procura_verifier::key_list::{KeyListError, KeyUse, ListedKey, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 
-use super::{Context, Unavailable};
+use super::{Context, SignedOut, Unavailable, standing};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
 use crate::keys::change::{Problem, problems};
@@ -51,6 +51,9 @@ pub enum PublishError {
     /// The key folder cannot be read.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -89,9 +92,10 @@ pub async fn publish(ctx: &Context, by: &Principal, signed: &UnverifiedKeyList, 
     let bytes = signed.to_bytes();
     let leaf = KeyListRecorded { version: got, hash: Digest(*next.hash()), key_list: Encoded(bytes.clone()) };
     let leaf = ctx.signer.key_list_leaf(&next, &leaf.into(), &ctx.tenant, now).map_err(|e: LeafError| Unavailable::Store(e.to_string()))?;
-    let change = Change { rows: vec![Row::KeyList(got, bytes)], leaves: vec![leaf.into_bytes()], ..Change::default() };
+    let change = Change { requires: standing(by), rows: vec![Row::KeyList(got, bytes)], leaves: vec![leaf.into_bytes()], ..Change::default() };
     match ctx.writer.submit(change).await {
         Ok(written) => Ok(Published { version: got, hash: *next.hash(), leaf: Some(written.placed.leaves.start) }),
+        Err(WriteError::Refused(Refused::Killed(_))) => Err(SignedOut.into()),
         Err(WriteError::Refused(Refused::KeyListMoved(expected))) => Err(PublishError::Version { got, expected }),
         Err(e) => Err(Unavailable::from_write(e).into()),
     }

@@ -2,7 +2,7 @@
 
 use procura_verifier::ids::VerifierId;
 
-use super::{Context, Unavailable};
+use super::{Context, SignedOut, Unavailable, standing};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
 use crate::domain::verifier::Verifier;
@@ -23,6 +23,9 @@ pub enum RetireError {
     /// Missing or too long.
     #[error("reason is {0} bytes long, expected 1 to {MAX_REASON}")]
     Reason(usize),
+    /// Killed since they signed in.
+    #[error(transparent)]
+    SignedOut(#[from] SignedOut),
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -46,11 +49,12 @@ pub async fn retire_verifier(ctx: &Context, by: &Principal, id: VerifierId, reas
     let (opening, reason_hash) = ctx.salted(reason);
     let leaf = ctx.leaf(event::VerifierRetired { verifier: id, by: actor, reason_hash }, now)?;
     let rows = vec![Row::Verifier(Verifier { retired: Some(now), ..verifier }), opening];
-    match ctx.writer.submit(Change { rows, leaves: vec![leaf], ..Change::default() }).await {
+    match ctx.writer.submit(Change { requires: standing(by), rows, leaves: vec![leaf], ..Change::default() }).await {
         Ok(w) => {
             ctx.watch.forget(id);
             Ok(w.placed.leaves.start)
         }
+        Err(WriteError::Refused(Refused::Killed(_))) => Err(SignedOut.into()),
         Err(WriteError::Refused(Refused::NotEnrolled)) => Err(RetireError::Unknown(id)),
         Err(e) => Err(Unavailable::from_write(e).into()),
     }
@@ -90,5 +94,16 @@ mod tests {
         let next = enroll_verifier(&app.ctx, &root, audience.clone(), key(8)).await.unwrap().verifier;
         assert_eq!(app.ctx.store.find_verifier_of(&audience).await.unwrap().unwrap().id, next);
         assert_eq!(app.ctx.store.verifiers().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_was_killed_meanwhile_retires_nobody() {
+        let app = app().await;
+        let id = enroll_verifier(&app.ctx, &Principal::LocalOperator, "payments/1".parse().unwrap(), key(9)).await.unwrap().verifier;
+        let admin = app.admin().await;
+        app.killed(&admin).await;
+        assert_eq!(retire_verifier(&app.ctx, &admin, id, "gone".into()).await, Err(RetireError::SignedOut(SignedOut)));
+        assert!(app.ctx.store.find_verifier(id).await.unwrap().unwrap().retired.is_none());
+        retire_verifier(&app.ctx, &app.admin().await, id, "gone".into()).await.unwrap();
     }
 }

@@ -64,6 +64,18 @@ impl App {
 }
 
 #[tokio::test]
+async fn who_was_killed_meanwhile_publishes_nothing() {
+    let app = app().await;
+    let admin = app.admin().await;
+    app.killed(&admin).await;
+    let (payload, _) = app.prepared(KeyUse::Log, &[]);
+    let signed = UnverifiedKeyList::sign(&payload, &[&signing(ANCHOR)]);
+    assert!(matches!(publish(&app.ctx, &admin, &signed, &[]).await, Err(PublishError::SignedOut(_))));
+    assert_eq!(app.ctx.keys.load().payload().version, 1);
+    publish(&app.ctx, &app.admin().await, &signed, &[]).await.unwrap();
+}
+
+#[tokio::test]
 async fn each_key_rotates_in_the_middle_of_everything_and_the_log_replays_over_it() {
     for usage in KeyUse::ALL {
         let app = app().await;
