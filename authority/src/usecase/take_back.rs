@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use procura_verifier::feed::message::{FeedError, Item, Message, SignedMessage};
+use procura_verifier::feed::message::{FeedError, FloorScope, Item, Message, SignedMessage};
 use procura_verifier::feed::snapshot::{Segment, SegmentEntry, SegmentError, SegmentKind, Snapshot};
 use procura_verifier::ids::{BlockId, Lid, Tid};
 use procura_verifier::revocation::IdKind;
@@ -56,7 +56,6 @@ pub async fn messages(ctx: &Context, signed: &[SignedMessage]) -> Result<TakenBa
     if signed.len() > MAX_MESSAGES {
         return Err(TakeBackError::TooMany(signed.len()));
     }
-    let _alone = TAKING.lock().await;
     let (mut items, mut known) = (Vec::new(), 0);
     for message in signed {
         // An ended key still vouches for its own time; a dead one for nothing.
@@ -81,7 +80,11 @@ pub async fn is_wanted(ctx: &Context, manifest: &SignedMessage) -> Result<bool, 
 /// Takes one segment of a manifest.
 pub async fn segment(ctx: &Context, manifest: &SignedMessage, bytes: &[u8]) -> Result<TakenBack, TakeBackError> {
     let snapshot = Snapshot::verify(manifest, &ctx.keys.load())?;
-    let _alone = TAKING.lock().await;
+    let m = snapshot.manifest();
+    if has(ctx, m.epoch, m.seq, &m.hash).await? {
+        // What the manifest says is in the feed: not read, not compared.
+        return Ok(TakenBack::default());
+    }
     let hash: [u8; 32] = Sha256::digest(bytes).into();
     let entries: Vec<&SegmentEntry> = snapshot.manifest().segments.iter().filter(|s| s.sha256 == hash).collect();
     if entries.is_empty() {
@@ -119,6 +122,13 @@ async fn has(ctx: &Context, epoch: u64, seq: u64, hash: &[u8; 32]) -> Result<boo
 async fn take(ctx: &Context, items: Vec<Item>) -> Result<TakenBack, TakeBackError> {
     let all = items.len();
     let mut taken = 0;
+    // Anybody can hand in what the feed has, as often as they like: that waits for nobody and holds nobody up. To be written
+    // is only what a feed key signed and the feed has not.
+    let items = unknown(ctx, items).await?;
+    if items.is_empty() {
+        return Ok(TakenBack { taken, known: all });
+    }
+    let _alone = TAKING.lock().await;
     for items in unknown(ctx, items).await?.chunks(AT_ONCE) {
         let mut changes = Vec::new();
         for item in items {
@@ -145,7 +155,7 @@ async fn unknown(ctx: &Context, items: Vec<Item>) -> Result<Vec<Item>, TakeBackE
         match item {
             Item::Tid { exp_secs, .. } | Item::Lid { exp_secs, .. } | Item::Block { exp_secs, .. } if exp_secs.saturating_add(60) <= now_secs => {}
             // Generations are asked of the store; in order, so that each step of one is taken.
-            Item::Floor { .. } => floors.push(item),
+            Item::Floor { scope, generation } => floors.push((scope, generation)),
             item => _ = wanted.insert(name(&item), item),
         }
     }
@@ -179,8 +189,10 @@ async fn unknown(ctx: &Context, items: Vec<Item>) -> Result<Vec<Item>, TakeBackE
             }
         }
     }
-    floors.extend(wanted.into_values());
-    Ok(floors)
+    let scopes: Vec<FloorScope> = floors.iter().map(|(scope, _)| *scope).collect();
+    let reached = ctx.store.generations(&scopes).await.map_err(Unavailable::from)?;
+    let above = floors.into_iter().zip(reached).filter(|((_, generation), reached)| generation > reached);
+    Ok(above.map(|((scope, generation), _)| Item::Floor { scope, generation }).chain(wanted.into_values()).collect())
 }
 
 /// What an item is known by, whatever its end.
@@ -309,6 +321,28 @@ mod tests {
         let floors = |items: Vec<Item>| items.into_iter().filter(|i| matches!(i, Item::Floor { .. } | Item::HolderKey { .. })).count();
         assert_eq!(floors(items(&after).await), 4, "a floor rises step by step, as replay wants it");
         assert_eq!(items(&after).await.len(), 5);
+    }
+
+    /// Whoever repeats what everybody can read must not stand between a verifier and the authority.
+    #[tokio::test]
+    async fn what_is_known_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, after) = before_and_after(&folder).await;
+        let lost = feed(&before).await;
+        let key = before.ctx.signer.key_for(KeyUse::Feed, before.ctx.now(), before.ctx.now()).unwrap();
+        assert!(cut(&*before.ctx.store, key, before.ctx.now()).await.unwrap());
+        let manifest = crate::feed::snapshot::signed(&before.ctx.store.snapshot().await.unwrap().unwrap(), &*before.ctx.signer).unwrap();
+        let writing = TAKING.lock().await;
+        assert_eq!(messages(&before.ctx, &lost).await, Ok(TakenBack { taken: 0, known: 5 }));
+        for entry in Snapshot::verify(&manifest, &before.ctx.keys.load()).unwrap().manifest().segments.clone() {
+            let bytes = before.ctx.store.segment(entry.sha256).await.unwrap().unwrap();
+            assert_eq!(segment(&before.ctx, &manifest, &bytes).await.unwrap().taken, 0);
+        }
+        let lacking = messages(&after.ctx, &lost);
+        tokio::pin!(lacking);
+        assert!(futures_util::poll!(lacking.as_mut()).is_pending());
+        drop(writing);
+        assert_eq!(lacking.await.unwrap().taken, 5, "one at a time for what is written");
     }
 
     #[tokio::test]
