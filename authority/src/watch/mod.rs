@@ -5,7 +5,7 @@
 
 pub mod postgres;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub const MAX_ANONYMOUS_STREAMS: usize = 256;
 pub const MAX_STREAMS_EACH: usize = 4;
 /// Most runs remembered of one verifier.
 pub const MAX_RUNS: usize = 4;
+/// Most streams of one verifier, whatever runs it names: one key that leaked must not take the others' places.
+pub const MAX_STREAMS_OF_ONE: usize = MAX_STREAMS_EACH * MAX_RUNS;
 /// A run that was silent for so long is forgotten when a later one has been heard.
 pub const RUN_MEMORY_MS: u64 = 60_000;
 
@@ -104,6 +106,8 @@ struct Inner {
 #[derive(Default)]
 struct Ledger {
     runs: BTreeMap<Run, Entry>,
+    /// By verifier, also of runs that were forgotten.
+    streams: BTreeMap<VerifierId, usize>,
     waiting: usize,
     eager_until: BootTime,
 }
@@ -126,6 +130,9 @@ pub enum NoPlace {
     /// This run has its streams.
     #[error("a run of a verifier has at most {MAX_STREAMS_EACH} streams")]
     Run,
+    /// This verifier has its streams, of whatever runs.
+    #[error("a verifier has at most {MAX_STREAMS_OF_ONE} streams")]
+    Verifier,
     /// The sign-in has opened a stream before.
     #[error("the sign-in was used before")]
     Used,
@@ -141,10 +148,16 @@ pub enum Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Self::Run(watch, run) = self
-            && let Some(entry) = watch.ledger().runs.get_mut(run)
-        {
+        let Self::Run(watch, run) = self else { return };
+        let mut ledger = watch.ledger();
+        if let Some(entry) = ledger.runs.get_mut(run) {
             entry.streams = entry.streams.saturating_sub(1);
+        }
+        if let btree_map::Entry::Occupied(mut held) = ledger.streams.entry(run.0) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
         }
     }
 }
@@ -182,11 +195,15 @@ impl Watch {
             return Err(NoPlace::Used);
         }
         let mut ledger = self.ledger();
+        if ledger.streams.get(&run.0).is_some_and(|held| *held >= MAX_STREAMS_OF_ONE) {
+            return Err(NoPlace::Verifier);
+        }
         let entry = ledger.entry(run, self.0.clock.boot(), mode);
         if entry.streams >= MAX_STREAMS_EACH {
             return Err(NoPlace::Run);
         }
         entry.streams += 1;
+        *ledger.streams.entry(run.0).or_default() += 1;
         drop(ledger);
         spent.insert(now, key, (), until);
         Ok(Place::Run(self.clone(), run))

@@ -68,6 +68,23 @@ async fn runs_and_streams_of_one_verifier_are_few() {
 }
 
 #[tokio::test]
+async fn one_key_takes_few_places_whatever_runs_it_names() {
+    let watch = Watch::start(HandClock::new(), None);
+    let admit = |verifier: u8, run: u8, nonce: u8| {
+        let run = (VerifierId::from_bytes([verifier; 16]), [run; 16]);
+        watch.admit(run, &[nonce; 16], UtcMillis(u64::MAX), STRICT)
+    };
+    let mut places: Vec<_> = (0..).map_while(|n| admit(1, n, n).ok()).take(1000).collect();
+    assert_eq!(places.len(), MAX_STREAMS_OF_ONE, "the runs that were forgotten hold their streams still");
+    assert!(matches!(admit(1, 99, 99), Err(NoPlace::Verifier)));
+    assert!(admit(2, 1, 1).is_ok(), "another's");
+    places.pop();
+    assert!(admit(1, 99, 99).is_ok());
+    places.clear();
+    assert!(watch.ledger().streams.is_empty());
+}
+
+#[tokio::test]
 async fn strangers_hold_a_part_of_the_streams_only() {
     let watch = Watch::start(Arc::new(SystemClock), None);
     let mut places: Vec<_> = (0..MAX_ANONYMOUS_STREAMS).map(|_| watch.admit_anonymous().unwrap()).collect();
