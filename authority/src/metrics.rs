@@ -53,6 +53,8 @@ pub struct Metrics {
     listeners: Family<Kind, Gauge>,
     verifiers: Family<State, Gauge>,
     modes: Family<ModeLabel, Gauge>,
+    /// What was looked up last, and when: whoever looks holds it, and the others wait for what comes of it.
+    pub looked_up: tokio::sync::Mutex<Option<(procura_verifier::ids::BootTime, Gauges)>>,
 }
 
 /// What is looked up at the moment of asking.
@@ -94,6 +96,7 @@ impl Metrics {
             verifiers: Family::default(),
             modes: Family::default(),
             registry: Registry::default(),
+            looked_up: tokio::sync::Mutex::default(),
         };
         registry.register("commit_seconds", "From handing a batch to the database until COMMIT returned", commit_seconds);
         registry.register("commit_failures", "Batches that were not written", m.commit_failures.clone());
