@@ -240,7 +240,7 @@ impl Task {
             self.parts.pulse.settle(committed.head.feed);
             note_key_list(&self.parts, &batch, &committed);
             self.catch_up(batch.at, committed.key_list).await;
-            let list = self.parts.keys.load().payload().version;
+            let list = self.parts.feed.lists();
             let messages = self.sign_feed(&committed);
             match self.release(&batch, &committed, known) {
                 // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
@@ -253,12 +253,7 @@ impl Task {
             }
             let (waiting, outcomes) = self.put_back(waiting, batch, committed.outcomes, under);
             answer(waiting, outcomes.into_iter().map(|o| o.map(|placed| Written { placed, committed: at })));
-            self.parts.feed.publish(committed.head.feed.epoch, messages);
-            let now = self.parts.keys.load();
-            // A list taken over while these were signed: its dead must not vouch for what is kept in memory.
-            if now.payload().version != list {
-                self.parts.feed.key_list_changed(now.payload().version, *now.hash());
-            }
+            self.parts.feed.publish(committed.head.feed.epoch, messages, list);
         }
     }
 

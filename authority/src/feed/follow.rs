@@ -26,14 +26,14 @@ impl Inner {
         let reading = async {
             let _one = self.following.lock().await;
             loop {
-                let (epoch, seq) = {
+                let (epoch, seq, list) = {
                     let published = self.published();
-                    (published.epoch, published.seq)
+                    (published.epoch, published.seq, published.list)
                 };
                 let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
                 for row in &rows {
                     // A hole means that this process's own writer was faster: what it published is skipped on the next round.
-                    if !self.send_next(epoch, row.seq, self.signed(row)?) {
+                    if !self.send_next(epoch, row.seq, self.signed(row)?, list) {
                         break;
                     }
                 }
@@ -114,3 +114,26 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SHOW_EVERY: Duration = Duration::from_millis(50);
 /// Longest wait for the store before streams go on without.
 const CATCH_UP_WAIT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::principal::Principal;
+    use crate::usecase::fixture::{app, key};
+    use crate::usecase::revoke::{Target, revoke};
+
+    #[tokio::test]
+    async fn what_was_signed_before_a_key_list_came_into_force_is_sent_and_not_kept() {
+        let app = app().await;
+        revoke(&app.ctx, &Principal::LocalOperator, Target::HolderKey(key(1)), None, None).await.unwrap();
+        let feed = &app.ctx.feed;
+        let signed = feed.tail(1, 0).await.unwrap().remove(0);
+        let (before, heard) = (feed.lists(), feed.subscribe());
+        feed.key_list_changed(1, [0; 32]);
+        assert!(feed.0.recent(1, 0).is_none());
+        assert!(feed.0.send_next(1, 2, signed.clone(), before));
+        assert!(feed.0.recent(1, 1).is_none(), "its key may be dead by now");
+        assert!(feed.0.send_next(1, 3, signed, feed.lists()));
+        assert_eq!(feed.0.recent(1, 2).map(|kept| kept.len()), Some(1));
+        drop(heard);
+    }
+}

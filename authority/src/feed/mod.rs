@@ -20,6 +20,7 @@ use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, Signed
 use procura_verifier::ids::UtcMillis;
 use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::beat::Pulse;
@@ -85,6 +86,8 @@ struct Published {
     epoch: u64,
     seq: u64,
     recent: VecDeque<(u64, u64, Arc<SignedMessage>)>,
+    /// Counts key lists: what was signed under an earlier one is sent and not kept.
+    list: u64,
 }
 
 type Ask = (Vec<u8>, oneshot::Sender<Result<Arc<SignedMessage>, FeedUnavailable>>);
@@ -94,7 +97,7 @@ impl Feed {
     pub fn start(store: Arc<dyn Store>, signer: Arc<dyn Signer>, pulse: Arc<Pulse>) -> Self {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
         let head = pulse.head();
-        let published = Mutex::new(Published { epoch: head.epoch, seq: head.seq, recent: VecDeque::new() });
+        let published = Mutex::new(Published { epoch: head.epoch, seq: head.seq, recent: VecDeque::new(), list: 0 });
         let (behind, following) = (Arc::default(), tokio::sync::Mutex::default());
         let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, published, behind, following }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
@@ -164,10 +167,28 @@ impl Feed {
         rows.iter().map(|row| self.0.signed(row)).collect()
     }
 
+    /// The hash of the message at this number; none if there is none.
+    pub async fn hash_at(&self, epoch: u64, seq: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        let known = self.0.published().recent.iter().find(|(e, s, _)| (*e, *s) == (epoch, seq)).map(|(.., m)| Arc::clone(m));
+        if let Some(message) = known {
+            return Ok(Some(message.hash()));
+        }
+        let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+        let rows = self.0.store.feed_since(epoch, before, 1).await?;
+        Ok(rows.first().filter(|row| row.seq == seq).map(|row| Sha256::digest(&row.payload).into()))
+    }
+
     /// A newer key list is in force: beats name it, and messages kept in memory, signed by keys that may be dead, are signed anew.
     pub(crate) fn key_list_changed(&self, version: u64, hash: [u8; 32]) {
         self.0.pulse.key_list(version, hash);
-        self.0.published().recent.clear();
+        let mut published = self.0.published();
+        published.recent.clear();
+        published.list += 1;
+    }
+
+    /// How many key lists came into force since the start.
+    pub(crate) fn lists(&self) -> u64 {
+        self.0.published().list
     }
 
     /// Does not keep the feed alive.
@@ -178,9 +199,11 @@ impl Feed {
     /// Sends what was committed to whoever listens. Called by the writer after the commit, in the order of commits.
     ///
     /// Where another process committed in between, nothing goes out before its messages have been read.
-    pub(crate) fn publish(&self, epoch: u64, messages: Vec<(u64, SignedMessage)>) {
+    ///
+    /// `list` is what [`Self::lists`] said before they were signed.
+    pub(crate) fn publish(&self, epoch: u64, messages: Vec<(u64, SignedMessage)>, list: u64) {
         for (seq, message) in messages {
-            if !self.0.send_next(epoch, seq, Arc::new(message)) {
+            if !self.0.send_next(epoch, seq, Arc::new(message), list) {
                 self.0.behind.notify_one();
                 return;
             }
@@ -240,7 +263,10 @@ impl Inner {
     }
 
     /// Sends a message if it is the next one; drops it if it went out before. False if there is a hole before it.
-    fn send_next(&self, epoch: u64, seq: u64, message: Arc<SignedMessage>) -> bool {
+    ///
+    /// `list` counts the key lists before it was signed: by one that came since its key may be dead, and whoever asked for
+    /// the tail again and again would get it again and again.
+    fn send_next(&self, epoch: u64, seq: u64, message: Arc<SignedMessage>, list: u64) -> bool {
         let mut published = self.published();
         if (epoch, seq) <= (published.epoch, published.seq) {
             return true;
@@ -249,10 +275,15 @@ impl Inner {
             return false;
         }
         published.seq = seq;
-        if published.recent.len() == RECENT {
-            published.recent.pop_front();
+        if list == published.list {
+            if published.recent.len() == RECENT {
+                published.recent.pop_front();
+            }
+            published.recent.push_back((epoch, seq, Arc::clone(&message)));
+        } else {
+            // What is kept has no holes.
+            published.recent.clear();
         }
-        published.recent.push_back((epoch, seq, Arc::clone(&message)));
         // Under the lock: what listeners hear is in order.
         self.send(message);
         true

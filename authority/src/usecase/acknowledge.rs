@@ -1,5 +1,7 @@
 //! Takes verifiers' word: who opens a stream, and how far each has applied the feed.
 
+use std::cmp::Ordering;
+
 use procura_verifier::feed::ack::{Ack, SignIn, Signed};
 use procura_verifier::ids::{UtcMillis, VerifierId};
 use procura_verifier::wire::{Canonical as _, Malformed};
@@ -102,13 +104,22 @@ async fn take(ctx: &Context, bytes: &[u8]) -> Result<(), WordError> {
     if ctx.watch.enter(ack, bytes.to_vec()) { Ok(()) } else { Err(WordError::Old(number)) }
 }
 
-/// True if this feed has what is acknowledged, with that hash where the head can tell.
+/// True if this feed has what is acknowledged, with that hash: a verifier that followed a primary which was cut off has
+/// numbers of another history, and to have those says nothing of ours.
 async fn is_ours(ctx: &Context, ack: &Ack) -> Result<bool, Unavailable> {
-    let fits = |head: crate::store::FeedHead| {
-        (ack.epoch, ack.seq) < (head.epoch, head.seq) || ((ack.epoch, ack.seq) == (head.epoch, head.seq) && ack.hash == head.hash)
-    };
+    let place = (ack.epoch, ack.seq);
+    let mut head = ctx.feed.head();
     // Another replica's commit may have reached the verifier before this process.
-    Ok(fits(ctx.feed.head()) || fits(ctx.store.head().await?.feed))
+    if place > (head.epoch, head.seq) {
+        head = ctx.store.head().await?.feed;
+    }
+    match place.cmp(&(head.epoch, head.seq)) {
+        Ordering::Greater => Ok(false),
+        Ordering::Equal => Ok(ack.hash == head.hash),
+        // Where an epoch begins there is no message of it yet.
+        Ordering::Less if ack.seq == 0 => Ok(true),
+        Ordering::Less => Ok(ctx.feed.hash_at(ack.epoch, ack.seq).await? == Some(ack.hash)),
+    }
 }
 
 async fn in_force(ctx: &Context, claimed: VerifierId) -> Result<Verifier, WordError> {
@@ -227,6 +238,10 @@ mod tests {
         assert_eq!(refused(good.clone(), 9).await, Some(WordError::Old(5)), "replayed");
         assert_eq!(refused(Ack { number: 4, seq: 0, ..good.clone() }, 9).await, Some(WordError::Old(4)));
         site.acks(&Ack { number: 6, ..good.clone() }, 9).await.unwrap();
+        revoke(&site.app.ctx, &Principal::LocalOperator, Target::HolderKey(key(1)), None, None).await.unwrap();
+        let elsewhere = Ack { number: 7, hash: [1; 32], ..good.clone() };
+        assert!(matches!(refused(elsewhere, 9).await, Some(WordError::AboveHead { seq: 1, .. })), "below the head, of another history");
+        assert_eq!(refused(Ack { number: 6, ..good.clone() }, 9).await, Some(WordError::Old(6)), "the same of ours");
         let seen = site.app.ctx.watch.runs().remove(0).seen.unwrap();
         assert!(seen.has(1, 1) && seen.ack.number == 6);
     }
