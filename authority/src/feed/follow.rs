@@ -129,11 +129,11 @@ mod tests {
         let signed = feed.tail(1, 0).await.unwrap().remove(0);
         let (before, heard) = (feed.lists(), feed.subscribe());
         feed.key_list_changed(1, [0; 32]);
-        assert!(feed.0.recent(1, 0).is_none());
+        assert!(feed.recent(1, 0).is_none());
         assert!(feed.0.send_next(1, 2, signed.clone(), before));
-        assert!(feed.0.recent(1, 1).is_none(), "its key may be dead by now");
+        assert!(feed.recent(1, 1).is_none(), "its key may be dead by now");
         assert!(feed.0.send_next(1, 3, signed, feed.lists()));
-        assert_eq!(feed.0.recent(1, 2).map(|kept| kept.len()), Some(1));
+        assert_eq!(feed.recent(1, 2).map(|kept| kept.len()), Some(1));
         drop(heard);
     }
 }
