@@ -41,8 +41,23 @@ pub struct Summary {
     pub drills: u64,
     /// Denials that have no receipt, as verifiers counted them.
     pub counted_denials: u64,
+    /// Where the log went on after its database had lost what was released.
+    pub breaks: Vec<Break>,
     /// Who else signed the checkpoint. Empty until witnesses do: then say so.
     pub witnesses: Vec<String>,
+}
+
+/// A break that the log names.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Break {
+    /// The leaf that says so.
+    pub leaf: u64,
+    /// The origin that ended.
+    pub previous: String,
+    /// The origin that began.
+    pub origin: String,
+    /// How many leaves were released and are not in this log.
+    pub lost: u64,
 }
 
 /// Replays an opened bundle, or says the first thing that does not follow.
@@ -54,6 +69,9 @@ pub fn replay(bundle: &Bundle) -> Result<Summary, Finding> {
     }
     if let Some(index) = state.receipts.unexplained() {
         return Err(Finding::new(FindingClass::Decision, Place::Leaf(index), "denies as replay a proof that was never spent"));
+    }
+    if state.summary.breaks.last().is_some_and(|b| b.origin != bundle.manifest().origin.as_str()) {
+        return Err(Finding::new(FindingClass::State, Place::Member("manifest.json".to_owned()), "the log's last break opens another origin"));
     }
     Ok(state.summary)
 }
@@ -102,8 +120,12 @@ impl<'a> State<'a> {
         match &leaf.event {
             // Accepted by the anchors when the bundle was opened.
             Event::KeyListRecorded(_) => Ok(()),
-            // Unknown is no (law 10): nobody has followed a feed over an epoch's end yet.
-            Event::EpochStart(e) => Err(wrong(format!("epoch {} of the feed begins, which this version cannot follow", e.epoch))),
+            Event::Recovered(e) => self.recovered(bundle, e, index).map_err(wrong),
+            // Beside its message in the feed (`feed::Taken`); only a break begins one.
+            Event::EpochStart(e) => match self.summary.breaks.last() {
+                Some(b) if b.leaf + 1 == index && b.origin.strip_suffix(&format!("/{}", e.epoch)).is_some() => Ok(()),
+                _ => Err(wrong(format!("epoch {} of the feed begins without a break named right before it", e.epoch))),
+            },
             Event::SignIn(e) if self.watched.is_canary(e.human) => Err(wrong(format!("{} signs in and is the drill's own", e.human))),
             Event::SignIn(e) => {
                 if self.humans.insert(e.human) == e.first {
@@ -140,6 +162,23 @@ impl<'a> State<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// What is kept is what stands before this leaf; what was released beyond it is lost, and said so.
+    fn recovered(&mut self, bundle: &Bundle, e: &event::Recovered, index: u64) -> Result<(), String> {
+        if self.summary.breaks.last().is_some_and(|b| b.origin != e.previous) || !bundle.manifest().origin.as_str().starts_with(&e.origin) {
+            return Err(format!("opens {} after {}, which is not how this log is called", e.origin, e.previous));
+        }
+        if e.kept.size != index {
+            return Err(format!("says that {} leaves were kept, expected {index}", e.kept.size));
+        }
+        let begins = matches!(usize::try_from(index).ok().and_then(|i| bundle.leaves().get(i + 1)).map(|l| &l.event), Some(Event::EpochStart(_)));
+        if !begins {
+            return Err("names a break, but the feed begins no epoch with it".to_owned());
+        }
+        let lost = e.released.size.saturating_sub(e.kept.size);
+        self.summary.breaks.push(Break { leaf: index, previous: e.previous.clone(), origin: e.origin.clone(), lost });
+        Ok(())
     }
 
     fn agent(&mut self, e: &event::Agent) -> Result<(), String> {
