@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn after_a_recovery_the_file_of_its_epoch_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("released-checkpoint");
+        let mut first = Released::open(&path).unwrap();
+        first.release(head(5, 1), None).unwrap();
+        let mut second = first.of_epoch(2).unwrap();
+        assert_eq!((second.epoch(), second.last()), (2, None));
+        second.release(head(3, 2), None).unwrap();
+        drop(second);
+        let again = Released::open(&path).unwrap();
+        assert_eq!((again.epoch(), again.last()), (2, Some(head(3, 2))));
+        let again = again.of_epoch(2).unwrap();
+        // Twelve is not between one and two.
+        let later = again.of_epoch(12).unwrap();
+        drop(later);
+        assert!(matches!(Released::open(&path).unwrap().of_epoch(3), Err(ReleaseError::Epoch { got: 3, released: 12 })));
+    }
+
+    #[test]
     fn a_torn_write_keeps_the_release_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("released-checkpoint");
