@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use self::serve::{FirstStart, serve};
+pub use self::serve::{FirstStart, recover_served, serve};
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
@@ -38,6 +38,7 @@ use crate::store::lock::FolderLock;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
+use crate::usecase::recover::{Recovered, recover};
 use crate::writer::{self, ReleasedCheckpoint};
 
 /// The socket in the data folder, mode 0600: whoever may open it could read the keys anyway.
@@ -127,7 +128,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     if let Some(redis) = redis {
         opened.context.feed.carry_beside(Arc::new(RedisBus::start(&redis, &opened.context.tenant, rng())?));
     }
-    let assembly = Assembly { folder, url: &url, origin: origin(&url)?, listener, relying_party, stopping };
+    let assembly = Assembly { folder, url: &url, listener, relying_party, stopping };
     let mut servers = assembly.serve(opened)?;
     servers.push(idp);
     Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, _lock: None })
@@ -137,7 +138,6 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
 struct Assembly<'a> {
     folder: &'a Path,
     url: &'a str,
-    origin: Origin,
     listener: TcpListener,
     relying_party: RelyingParty,
     stopping: watch::Receiver<bool>,
@@ -146,11 +146,11 @@ struct Assembly<'a> {
 impl Assembly<'_> {
     /// Answers on the listener and on the folder's socket.
     fn serve(self, opened: Started) -> anyhow::Result<Vec<JoinHandle<()>>> {
-        let Self { folder, url, origin, listener, relying_party, stopping } = self;
+        let Self { folder, url, listener, relying_party, stopping } = self;
         let ctx = opened.context;
         let oidc = OidcState::new(url, relying_party, ctx.clone())?;
         let app = AppState::new(Shared {
-            origin,
+            origin: opened.origin,
             authority: url.to_owned(),
             cookies: Cookies::for_address(url)?,
             oidc: Arc::new(oidc),
@@ -187,6 +187,16 @@ async fn provider_listener(folder: &Path) -> anyhow::Result<TcpListener> {
 
 /// Opens the folder's keys and database, and writes the trust file.
 async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> anyhow::Result<Started> {
+    let (start, anchor, signer) = prepare(lock, folder, url, provider).await?;
+    let (anchors, tenant) = (start.anchors.clone(), start.store.tenant().clone());
+    let started = bootstrap(start, |now| anchor.first_list(&signer, &tenant, now, config::MAX_TTL_SECS)).await?;
+    let trust = TrustFile { anchors, authority: url.to_owned(), tenant, key_list: started.key_list.clone() };
+    write_whole(&folder.join("trust.json"), &trust.to_json())?;
+    Ok(started)
+}
+
+/// What a start on the folder needs.
+async fn prepare(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> anyhow::Result<(Start, AnchorFile, Arc<FileSigner>)> {
     let tenant = config::dev_tenant()?;
     let store = Sqlite::open_held(lock, folder, tenant.clone()).await?;
     let keys = folder.join("keys");
@@ -197,7 +207,7 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
     let start = Start {
         store: Arc::new(store),
         signer: signer.clone(),
-        anchors: anchors.clone(),
+        anchors,
         clock: crate::failpoint::clock(),
         rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
         released: Released::open(&folder.join("released-checkpoint"))?,
@@ -205,10 +215,16 @@ async fn open(lock: FolderLock, folder: &Path, url: &str, provider: &str) -> any
         origin: origin(url)?,
         grants: config::dev_grants(provider)?,
     };
-    let started = bootstrap(start, |now| anchor.first_list(&signer, &tenant, now, config::MAX_TTL_SECS)).await?;
-    let trust = TrustFile { anchors, authority: url.to_owned(), tenant, key_list: started.key_list.clone() };
-    write_whole(&folder.join("trust.json"), &trust.to_json())?;
-    Ok(started)
+    Ok((start, anchor, signer))
+}
+
+/// Opens a new origin and a new epoch after the database of a folder of `dev` was found older than its log.
+pub async fn recover_at_rest(folder: &Path, reason: String) -> anyhow::Result<Recovered> {
+    if !folder.join(PROVIDER_ADDRESS).exists() {
+        bail!("{} is not of `procura dev`: name the file of `procura serve` with --config", folder.display());
+    }
+    let (start, ..) = prepare(FolderLock::take(folder)?, folder, &authority_of(folder)?, "").await?;
+    Ok(recover(start, reason).await?)
 }
 
 /// The whole log as an auditor's bundle: leaves and feed up to one released checkpoint.
@@ -227,9 +243,9 @@ pub async fn export(ctx: &Context, checkpoint: &ReleasedCheckpoint) -> anyhow::R
         at += leaves.len() as u64;
         leaves.iter().try_for_each(|leaf| bundle.leaf(leaf))?;
     }
-    let mut seq = 0;
+    let mut after = (1, 0);
     loop {
-        let messages = ctx.feed.tail(1, seq).await?;
+        let messages = ctx.feed.tail(after.0, after.1).await?;
         let Some(last) = messages.last() else { break };
         for message in &messages {
             // What was committed after the checkpoint belongs to the next export.
@@ -241,7 +257,7 @@ pub async fn export(ctx: &Context, checkpoint: &ReleasedCheckpoint) -> anyhow::R
         if !is_within(last, size) {
             break;
         }
-        seq += messages.len() as u64;
+        after = place(last).unwrap_or((u64::MAX, u64::MAX));
     }
     Ok(ctx.signer.bundle(bundle, checkpoint.note.as_bytes(), ctx.clock.wall())?)
 }
@@ -251,6 +267,16 @@ fn is_within(message: &procura_verifier::feed::SignedMessage, size: u64) -> bool
     match Message::from_bytes(message.unverified_payload()) {
         Ok(Message::Batch(batch)) => batch.items.iter().all(|(index, _)| *index < size),
         _ => true,
+    }
+}
+
+/// Epoch and number of a batch or an epoch start.
+fn place(message: &procura_verifier::feed::SignedMessage) -> Option<(u64, u64)> {
+    use procura_verifier::feed::Message;
+    match Message::from_bytes(message.unverified_payload()) {
+        Ok(Message::Batch(batch)) => Some((batch.epoch, batch.seq)),
+        Ok(Message::EpochStart(start)) => Some((start.epoch, 0)),
+        _ => None,
     }
 }
 
@@ -265,9 +291,12 @@ pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// What use cases work with, from a folder in which nobody runs; held as long as it lives.
 pub async fn at_rest(folder: &Path) -> anyhow::Result<Arc<Context>> {
+    Ok(open(FolderLock::take(folder)?, folder, &authority_of(folder)?, "").await?.context)
+}
+
+fn authority_of(folder: &Path) -> anyhow::Result<String> {
     let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
-    let url = TrustFile::from_json(&trust)?.authority;
-    Ok(open(FolderLock::take(folder)?, folder, &url, "").await?.context)
+    Ok(TrustFile::from_json(&trust)?.authority)
 }
 
 /// The log's name does not change with the port: an authority for development has one name.

@@ -15,7 +15,7 @@ use crate::log::leaf::UnverifiedLeaf;
 use crate::log::tree::Tree;
 use crate::signer::Signer;
 use crate::signer::released::{ReleaseError, Released, TreeHead};
-use crate::store::{Store, StoreError, partial_tiles};
+use crate::store::{Head, Store, StoreError, partial_tiles};
 
 /// A signed checkpoint that may be shown to anyone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +86,9 @@ impl Checkpoints {
     pub fn release(&self, tree: TreeHead, known: Option<TreeHead>, at: UtcMillis) -> Result<(), ReleaseError> {
         // Held until it is shown, so that what is shown never goes back.
         let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pulse.is_stopped() {
+            return Err(ReleaseError::Stopped);
+        }
         match released.release(tree, known) {
             Ok(true) if self.known() != tree => match sign(&*self.signer, &self.keys, &self.origin, tree, at) {
                 Ok(signed) => {
@@ -108,7 +111,8 @@ impl Checkpoints {
     /// Shows the store's head if it is newer and continues what was shown. The head may be late: it is no proof of anything.
     pub async fn follow(&self, store: &dyn Store) -> Result<(), FollowError> {
         let known = self.known();
-        let tree = store.head().await?.tree;
+        let Head { tree, feed } = store.head().await?;
+        self.pulse.stay(feed.epoch);
         if tree.size > known.size && !continues(store, known).await? {
             let fork = ReleaseError::Fork { got: tree.size, released: known.size };
             self.pulse.stop(&fork);
@@ -126,7 +130,7 @@ impl Checkpoints {
 }
 
 /// True if the stored log begins with this tree: a database that lost its newest leaves and grew past them is told by this alone.
-async fn continues(store: &dyn Store, tree: TreeHead) -> Result<bool, StoreError> {
+pub(crate) async fn continues(store: &dyn Store, tree: TreeHead) -> Result<bool, StoreError> {
     let mut tiles = HashMap::new();
     for (level, place) in partial_tiles(tree.size) {
         tiles.insert((level, place), store.tile(level, place).await?);

@@ -244,8 +244,8 @@ impl Task {
             let messages = self.sign_feed(&committed);
             match self.release(&batch, &committed, known) {
                 // The database is not the one that was released from. Whatever it says, nothing more is signed for it.
-                Err(e @ ReleaseError::Fork { .. }) => {
-                    tracing::error!(error = %e, "log fork, the writer stops");
+                Err(e @ (ReleaseError::Fork { .. } | ReleaseError::Stopped)) => {
+                    tracing::error!(error = %e, "the writer stops");
                     return;
                 }
                 Err(e) => tracing::error!(error = %e, "checkpoint not released"),

@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod keys;
 mod kill;
+mod recover;
 mod redis;
 mod replicas;
 mod roles;

@@ -29,6 +29,7 @@ use crate::store::lock::FolderLock;
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
+use crate::usecase::recover::{Recovered, recover};
 use crate::writer;
 
 /// What a start on a database without a key list may do.
@@ -51,24 +52,49 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
-    let tenant = config.server.tenant.clone();
-    let (store, lock): (Arc<dyn Store>, _) = match config.database_url()? {
-        DatabaseUrl::Sqlite => (Arc::new(Sqlite::open_held(lock, folder, tenant).await?), None),
-        DatabaseUrl::Postgres(url) => (Arc::new(Postgres::open(&url, tenant).await?), Some(lock)),
-    };
+    let (store, lock) = open_store(config, lock).await?;
     let opened = open(config, first, store).await?;
     carry_beside(config, &opened.context.feed)?;
     let relying_party = RelyingParty::discover(config.issuer()?, clock.wall(), Retry::default()).await?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
-    let origin = writer::origin(public_url, &config.server.tenant)?;
-    let assembly = Assembly { folder, url: public_url, origin, listener, relying_party, stopping };
+    let assembly = Assembly { folder, url: public_url, listener, relying_party, stopping };
     let servers = assembly.serve(opened)?;
     Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, _lock: lock })
 }
 
+/// Opens a new origin and a new epoch after the database was found older than its log. No replica may run.
+pub async fn recover_served(config: &Config, reason: String) -> anyhow::Result<Recovered> {
+    let lock = FolderLock::take(&config.server.data)?;
+    let (store, _lock) = open_store(config, lock).await?;
+    if store.key_list().await?.is_none() {
+        bail!("the database has no key list: it is new, and nothing of the log is left to go on from");
+    }
+    let (start, _) = prepare(config, FirstStart::SignedList, store).await?;
+    Ok(recover(start, reason).await?)
+}
+
+/// The store, and the folder's lock where the store does not hold it.
+async fn open_store(config: &Config, lock: FolderLock) -> anyhow::Result<(Arc<dyn Store>, Option<FolderLock>)> {
+    let tenant = config.server.tenant.clone();
+    Ok(match config.database_url()? {
+        DatabaseUrl::Sqlite => (Arc::new(Sqlite::open_held(lock, &config.server.data, tenant).await?), None),
+        DatabaseUrl::Postgres(url) => (Arc::new(Postgres::open(&url, tenant).await?), Some(lock)),
+    })
+}
+
 /// Opens the keys, compares them with the key list in force, and writes the trust file.
 async fn open(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyhow::Result<Started> {
+    let (start, list) = prepare(config, first, store).await?;
+    let anchors = start.anchors.clone();
+    let started = bootstrap(start, |_| list).await?;
+    let trust = TrustFile { anchors, authority: config.server.public_url.clone(), tenant: config.server.tenant.clone(), key_list: started.key_list.clone() };
+    write_whole(&config.server.data.join("trust.json"), &trust.to_json())?;
+    Ok(started)
+}
+
+/// What a start needs, and the key list: the one in force, or for a new database the first.
+async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyhow::Result<(Start, UnverifiedKeyList)> {
     let folder = config.keys_folder();
     let mut rng = StdRng::from_os_rng();
     let stored = store.key_list().await?.map(|(_, bytes)| UnverifiedKeyList::from_bytes(&bytes)).transpose()?;
@@ -98,7 +124,7 @@ async fn open(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyh
     let start = Start {
         store,
         signer,
-        anchors: anchors.clone(),
+        anchors,
         clock: crate::failpoint::clock(),
         rngs: [Box::new(StdRng::from_os_rng()), Box::new(StdRng::from_os_rng())],
         session_secret: SessionSecret::open(&folder, &mut rng)?,
@@ -106,10 +132,7 @@ async fn open(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> anyh
         origin: writer::origin(&config.server.public_url, &config.server.tenant)?,
         grants: config.grants(),
     };
-    let started = bootstrap(start, |_| list).await?;
-    let trust = TrustFile { anchors, authority: config.server.public_url.clone(), tenant: config.server.tenant.clone(), key_list: started.key_list.clone() };
-    write_whole(&config.server.data.join("trust.json"), &trust.to_json())?;
-    Ok(started)
+    Ok((start, list))
 }
 
 /// A signed key list: its bytes, or the same as base64url.

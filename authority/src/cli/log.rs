@@ -8,6 +8,7 @@ use procura_verifier::trust::TrustFile;
 use serde_json::json;
 
 use crate::app;
+use crate::config::Config;
 use crate::log::bundle::{Bundle, Limits, LoadError};
 use crate::log::finding::Finding;
 use crate::log::replay::{Summary, replay};
@@ -25,6 +26,24 @@ pub enum Command {
         /// Where to write the bundle
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Go on after a restored backup or lost commits: a new origin that names the break, and a new epoch of the feed
+    ///
+    /// For a database that is older than what was released from it, on which the authority refuses to start. End every
+    /// replica first, start them again afterwards. Verifiers that kept what was lost hand it back by themselves.
+    ///
+    /// Example: procura log recover --data authority --reason "restored the backup of Tuesday"
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["data", "config"])))]
+    Recover {
+        /// The data folder of `procura dev`
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// The configuration file of `procura serve`
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Why, at most 512 bytes; its salted hash goes into the log
+        #[arg(long)]
+        reason: String,
     },
     /// Check a bundle from a trust file alone: signatures, hashes, and every decision derived again
     ///
@@ -50,6 +69,15 @@ pub async fn run(command: Command) -> anyhow::Result<u8> {
             let bundle = export(&data).await?;
             write(&out, &bundle)?;
             println!("{} bytes written to {}", bundle.len(), out.display());
+            Ok(0)
+        }
+        Command::Recover { data, config, reason } => {
+            let recovered = match (data, config) {
+                (Some(data), _) => app::recover_at_rest(&data, reason).await?,
+                (None, Some(path)) => app::recover_served(&Config::load(&path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?, reason).await?,
+                (None, None) => bail!("expected --data or --config"),
+            };
+            println!("{}", recovered.in_words());
             Ok(0)
         }
         Command::Replay { bundle, trust, json } => {
@@ -88,8 +116,10 @@ fn check(file: std::fs::File, trust: &TrustFile) -> anyhow::Result<Result<Summar
 
 fn in_words(s: &Summary) -> String {
     let witnesses = if s.witnesses.is_empty() { "unwitnessed".to_owned() } else { format!("witnessed by {}", s.witnesses.join(", ")) };
+    let breaks = s.breaks.iter().map(|b| format!("; at leaf {} the log goes on as {}: {} leaves released as {} are lost", b.leaf, b.origin, b.lost, b.previous));
+    let breaks: String = breaks.collect();
     format!(
-        "everything follows: {} leaves, {} delegations, {} tokens, {} revocations, {} decisions derived again ({} allowed), {} denials counted; {witnesses}",
+        "everything follows: {} leaves, {} delegations, {} tokens, {} revocations, {} decisions derived again ({} allowed), {} denials counted; {witnesses}{breaks}",
         s.leaves, s.delegations, s.tokens, s.revocations, s.decisions, s.allowed, s.counted_denials
     )
 }

@@ -60,6 +60,8 @@ pub struct Pulse {
     settled: Notify,
     /// The store whose transactions prove beats, where others write it, too.
     shared: Option<Arc<dyn Store>>,
+    /// That of the feed when this process started.
+    epoch: u64,
     stopped: AtomicBool,
     /// Why there was no beat the last time one was asked for.
     trouble: Mutex<Option<FeedUnavailable>>,
@@ -100,6 +102,7 @@ impl Pulse {
             state: Mutex::new(State { head, in_flight: None, checkpoint, key_list }),
             settled: Notify::new(),
             shared: None,
+            epoch: head.epoch,
             stopped: AtomicBool::new(false),
             trouble: Mutex::default(),
             key_list: watch::Sender::new(key_list.0),
@@ -122,6 +125,7 @@ impl Pulse {
 
     /// Its COMMIT has returned.
     pub(crate) fn settle(&self, head: FeedHead) {
+        self.stay(head.epoch);
         let mut state = self.state();
         state.head = head;
         state.in_flight = None;
@@ -159,10 +163,17 @@ impl Pulse {
         self.state().head
     }
 
+    /// Stops where another process has begun an epoch: the log has another origin by now, and this one would fork the old.
+    pub(crate) fn stay(&self, epoch: u64) {
+        if epoch != self.epoch {
+            self.stop(&ReleaseError::Recovered(epoch));
+        }
+    }
+
     /// Signs nothing any more: the database is not the one that was signed for. Only a person can tell what is true now.
     pub(crate) fn stop(&self, why: &ReleaseError) {
         if !self.stopped.swap(true, Ordering::SeqCst) {
-            tracing::error!(error = %why, "log fork: nothing is signed any more");
+            tracing::error!(error = %why, "nothing is signed any more");
         }
         // Whoever waits for a moment hears that there will be none.
         self.settled.notify_waiters();
@@ -237,6 +248,7 @@ impl Pulse {
         if let Err(fork) = known.may_precede(head.tree, true) {
             self.stop(&fork);
         }
+        self.stay(head.feed.epoch);
         self.key_list(key_list.0, key_list.1);
         let mut state = self.state();
         if (head.feed.epoch, head.feed.seq) > (state.head.epoch, state.head.seq) {

@@ -33,28 +33,16 @@ impl Inner {
                 let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
                 for row in &rows {
                     // A hole means that this process's own writer was faster: what it published is skipped on the next round.
-                    if !self.send_next(epoch, row.seq, self.signed(row)?, list) {
+                    if !self.send_next(row.epoch, row.seq, self.signed(row)?, list) {
                         break;
                     }
                 }
-                if rows.len() < MAX_TAIL as usize && !self.next_epoch(epoch, rows.is_empty()) {
+                if rows.len() < MAX_TAIL as usize {
                     return Ok(());
                 }
             }
         };
         timeout(CATCH_UP_WAIT, reading).await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
-    }
-
-    /// Goes on in the next epoch once this one has been published to its end.
-    fn next_epoch(&self, ended: u64, nothing_left: bool) -> bool {
-        let later = self.pulse.head().epoch > ended;
-        if later && nothing_left {
-            let mut published = self.published();
-            if published.epoch == ended {
-                (published.epoch, published.seq) = (ended + 1, 0);
-            }
-        }
-        later
     }
 }
 
@@ -101,7 +89,7 @@ pub(super) async fn run(inner: Weak<Inner>, checkpoints: Arc<Checkpoints>) {
             may_show = Instant::now() + SHOW_EVERY;
             match checkpoints.follow(&*feed.store).await {
                 Ok(()) => must_show = false,
-                Err(FollowError::Release(ReleaseError::Fork { .. })) => return,
+                Err(FollowError::Release(ReleaseError::Fork { .. } | ReleaseError::Stopped)) => return,
                 Err(e) => tracing::warn!(error = %e, "checkpoint of others' commits is not shown yet"),
             }
         }

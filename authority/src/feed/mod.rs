@@ -155,7 +155,7 @@ impl Feed {
         self.0.pulse.beat(Vec::new()).await.map(Arc::new)
     }
 
-    /// Messages of an epoch after `seq`, in order, at most [`MAX_TAIL`].
+    /// Messages after number `seq` of an epoch, in order and across epochs, at most [`MAX_TAIL`]. The start of an epoch is its number 0.
     pub async fn tail(&self, epoch: u64, seq: u64) -> Result<Vec<Arc<SignedMessage>>, FeedUnavailable> {
         // Short of what others committed, memory would send the reader back for the rest.
         if !self.0.is_behind()
@@ -224,7 +224,7 @@ impl Feed {
     fn recent(&self, epoch: u64, seq: u64) -> Option<Vec<Arc<SignedMessage>>> {
         let recent = &self.0.published().recent;
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
-        Some(recent.iter().skip(from).take_while(|(e, ..)| *e == epoch).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+        Some(recent.iter().skip(from).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
     }
 }
 
@@ -271,10 +271,12 @@ impl Inner {
         if (epoch, seq) <= (published.epoch, published.seq) {
             return true;
         }
-        if epoch != published.epoch || seq != published.seq + 1 {
+        // The start of an epoch comes from the store alone, which gives it after the last message of the one before.
+        let is_next = if seq == 0 { epoch > published.epoch } else { (epoch, seq) == (published.epoch, published.seq + 1) };
+        if !is_next {
             return false;
         }
-        published.seq = seq;
+        (published.epoch, published.seq) = (epoch, seq);
         if list == published.list {
             if published.recent.len() == RECENT {
                 published.recent.pop_front();

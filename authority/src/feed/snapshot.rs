@@ -141,7 +141,7 @@ async fn base(store: &dyn Store) -> Result<Base, CutError> {
     };
     let Ok(Message::Manifest(m)) = Message::from_bytes(&row.payload) else { return Err(CutError::Broken("the last one is unreadable".to_owned())) };
     let there = store.feed_since(m.epoch, m.seq.saturating_sub(1), 1).await?;
-    if there.first().is_none_or(|r| r.seq != m.seq || m.hash != <[u8; 32]>::from(Sha256::digest(&r.payload))) {
+    if there.first().is_none_or(|r| (r.epoch, r.seq) != (m.epoch, m.seq) || m.hash != <[u8; 32]>::from(Sha256::digest(&r.payload))) {
         return Err(CutError::Broken(format!("the feed has another message at number {} of epoch {}", m.seq, m.epoch)));
     }
     Ok(Base { head: FeedHead { epoch: m.epoch, seq: m.seq, hash: m.hash }, segments: m.segments })
@@ -156,26 +156,33 @@ struct News {
 
 /// The messages since, across epochs; none if there are none.
 async fn read_on(store: &dyn Store, base: &Base) -> Result<Option<News>, CutError> {
-    let newest = store.head().await?.feed.epoch;
     let (mut head, mut issued, mut items) = (base.head, None, Vec::new());
     while items.len() < MAX_ITEMS {
         let rows = store.feed_since(head.epoch, head.seq, PAGE).await?;
         if rows.is_empty() {
-            if head.epoch >= newest {
-                break;
-            }
-            head = FeedHead { epoch: head.epoch + 1, seq: 0, hash: [0; 32] };
+            break;
         }
         for row in rows {
-            let Ok(Message::Batch(batch)) = Message::from_bytes(&row.payload) else {
-                return Err(CutError::Broken(format!("message {} of epoch {} is no batch", row.seq, head.epoch)));
-            };
-            if row.seq != head.seq + 1 {
-                return Err(CutError::Broken(format!("number {} of epoch {} is missing", head.seq + 1, head.epoch)));
+            let hash = Sha256::digest(&row.payload).into();
+            let missing = |head: FeedHead| CutError::Broken(format!("what follows number {} of epoch {} is missing", head.seq, head.epoch));
+            match Message::from_bytes(&row.payload) {
+                Ok(Message::Batch(batch)) => {
+                    if (row.epoch, row.seq) != (head.epoch, head.seq + 1) {
+                        return Err(missing(head));
+                    }
+                    head = FeedHead { seq: row.seq, hash, ..head };
+                    issued = Some((head, batch.issued));
+                    items.extend(batch.items.into_iter().map(|(_, item)| item));
+                }
+                // A manifest ends with a batch: one that ended here could not name its number (F15).
+                Ok(Message::EpochStart(start)) => {
+                    if (start.prev_epoch, start.last_seq, start.last_hash) != (head.epoch, head.seq, head.hash) {
+                        return Err(missing(head));
+                    }
+                    head = FeedHead { epoch: row.epoch, seq: 0, hash };
+                }
+                _ => return Err(CutError::Broken(format!("message {} of epoch {} is no batch", row.seq, row.epoch))),
             }
-            head = FeedHead { seq: row.seq, hash: Sha256::digest(&row.payload).into(), ..head };
-            issued = Some((head, batch.issued));
-            items.extend(batch.items.into_iter().map(|(_, item)| item));
         }
     }
     let Some((head, issued)) = issued else { return Ok(None) };

@@ -73,8 +73,13 @@ async fn next((first, mut subscription, place): Streaming) -> Option<(Result<Eve
 /// `GET /v1/feed/tail`: messages from a number on, at most 256; `more` if there may be others.
 pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -> Result<Json<serde_json::Value>, ApiError> {
     app.is_ours(&asked.tenant)?;
-    let after = asked.from.checked_sub(1).ok_or_else(|| ApiError::bad_request("from is 0, expected at least 1"))?;
-    let messages = app.ctx.feed.tail(asked.epoch, after).await.map_err(unavailable)?;
+    let after = match (asked.epoch, asked.from) {
+        (0, _) | (1, 0) => return Err(ApiError::bad_request("expected an epoch from 1 and a number from 1, or the number 0 of a later epoch")),
+        // Its start, which follows whatever the epoch before ended with.
+        (epoch, 0) => (epoch - 1, u64::MAX),
+        (epoch, from) => (epoch, from - 1),
+    };
+    let messages = app.ctx.feed.tail(after.0, after.1).await.map_err(unavailable)?;
     let more = messages.len() >= MAX_TAIL as usize;
     Ok(Json(serde_json::json!({ "messages": messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": more })))
 }

@@ -53,6 +53,11 @@ impl Origin {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name after recoveries: of epoch 1 as it is, of a later one with `/` and its number.
+    pub fn of_epoch(&self, epoch: u64) -> Result<Self, CheckpointError> {
+        if epoch <= 1 { Ok(self.clone()) } else { format!("{self}/{epoch}").parse() }
+    }
 }
 
 impl FromStr for Origin {

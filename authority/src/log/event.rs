@@ -283,6 +283,22 @@ events! {
         /// Who asked.
         by: Actor,
     }
+    /// The log goes on under a new origin: the database is older than what was released from it, and an operator says so.
+    /// The next leaf begins the epoch of the feed that bears the same number.
+    Recovered = "recovered" {
+        /// The new origin, which this leaf opens.
+        origin: String,
+        /// The origin before it.
+        previous: String,
+        /// What was released there last, as the file beside the signer knows.
+        released: TreeHead,
+        /// What the database still has of it: all leaves before this one.
+        kept: TreeHead,
+        /// Salted hash of the reason given.
+        reason_hash: Digest,
+        /// Who asked.
+        by: Actor,
+    }
     /// A verifier was retired: nothing that it signs is taken from here on.
     VerifierRetired = "verifier_retired" {
         /// Which verifier.
@@ -423,6 +439,16 @@ pub struct FeedHead {
     pub hash: Digest,
 }
 
+/// Size and root of a tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeHead {
+    /// How many leaves.
+    pub size: u64,
+    /// RFC 6962 root.
+    pub root: Digest,
+}
+
 /// An event with its tenant and time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Stated {
@@ -456,6 +482,7 @@ impl Event {
             Self::Drill(e) => named(format!("drill/{}", e.revocation)),
             Self::Receipt(e) => artifact("receipt".to_owned(), Digest::of(&e.receipt.0)),
             Self::Denials(e) => artifact("denials".to_owned(), Digest::of(&e.denials.0)),
+            Self::Recovered(e) => named(format!("origin/{}", e.origin)),
             Self::EpochStart(e) => named(format!("epoch/{}", e.epoch)),
         }
     }

@@ -188,6 +188,15 @@ mod tests {
             Receipt { receipt: Encoded(vec![]), verifier }.into(),
             Denials { denials: Encoded(vec![3]), verifier }.into(),
             EpochStart { epoch: 2, previous: Some(head), by: Actor::LocalOperator }.into(),
+            Recovered {
+                origin: "a/acme/2".into(),
+                previous: "a/acme".into(),
+                released: TreeHead { size: 9, root: Digest([1; 32]) },
+                kept: TreeHead { size: 5, root: Digest([2; 32]) },
+                reason_hash: Digest([3; 32]),
+                by: Actor::LocalOperator,
+            }
+            .into(),
             VerifierRetired { verifier, by: Actor::LocalOperator, reason_hash: Digest([3; 32]) }.into(),
             Coverage {
                 revocation: 5,

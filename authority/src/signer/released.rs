@@ -3,9 +3,10 @@
 //! A database restored from a backup does not know what was released after it. Signing then would give two roots for one
 //! size, which is a fork; this file is how the signer knows, and stops.
 
+use std::cmp::Ordering;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use sha2::{Digest as _, Sha256};
@@ -30,6 +31,20 @@ pub enum ReleaseError {
         /// What was released.
         released: u64,
     },
+    /// The database is of an epoch before the last recovery.
+    #[error("the database is of epoch {got}, but checkpoints of epoch {released} were released: it is older than the log, run `procura log recover`")]
+    Epoch {
+        /// What the database says.
+        got: u64,
+        /// What was released.
+        released: u64,
+    },
+    /// This process has stopped signing.
+    #[error("nothing is signed any more: end this process")]
+    Stopped,
+    /// The log was recovered by another process since this one started.
+    #[error("the log was recovered into epoch {0} by another process: start this one anew")]
+    Recovered(u64),
     /// The file cannot be read or written.
     #[error("released-checkpoint file: {0}")]
     Io(#[from] io::Error),
@@ -44,12 +59,46 @@ pub struct Released {
     file: File,
     last: Option<TreeHead>,
     slot: u64,
+    path: PathBuf,
+    epoch: u64,
 }
 
 impl Released {
-    /// Opens `path` or makes it. Two records are kept and written in turn, so that a torn write loses only the newer,
-    /// which had then not been released.
+    /// Opens the newest file: `path`, or after recoveries `path.EPOCH` with the highest number; makes `path` if there is none.
     pub fn open(path: &Path) -> Result<Self, ReleaseError> {
+        let (folder, name) = (path.parent().unwrap_or(Path::new(".")), path.file_name().unwrap_or_default().to_string_lossy().into_owned() + ".");
+        let mut epoch = 1;
+        for entry in fs::read_dir(folder)? {
+            let found = entry?.file_name();
+            let number = found.to_str().and_then(|f| f.strip_prefix(&name)).and_then(|n| n.parse().ok());
+            epoch = number.map_or(epoch, |n: u64| epoch.max(n));
+        }
+        Self::open_epoch(path, epoch)
+    }
+
+    /// The file for a database of this epoch. One of an epoch before this file's is older than the log.
+    pub fn of_epoch(self, epoch: u64) -> Result<Self, ReleaseError> {
+        match epoch.cmp(&self.epoch) {
+            Ordering::Less => Err(ReleaseError::Epoch { got: epoch, released: self.epoch }),
+            Ordering::Equal => Ok(self),
+            // Recovered since, here or by another replica: nothing of that origin was released here yet.
+            Ordering::Greater => Self::open_epoch(&self.path, epoch),
+        }
+    }
+
+    /// The epoch of the log that it is about.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Two records are kept and written in turn, so that a torn write loses only the newer,
+    /// which had then not been released.
+    fn open_epoch(base: &Path, epoch: u64) -> Result<Self, ReleaseError> {
+        let mut name = base.as_os_str().to_owned();
+        if epoch > 1 {
+            name.push(format!(".{epoch}"));
+        }
+        let path = Path::new(&name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         if file.metadata()?.len() == 0 {
             file.set_len(2 * RECORD as u64)?;
@@ -65,7 +114,7 @@ impl Released {
             slots => slots.map(Slot::head),
         };
         let (last, slot) = if a.map(|h| h.size) > b.map(|h| h.size) { (a, 1) } else { (b, 0) };
-        Ok(Self { file, last, slot })
+        Ok(Self { file, last, slot, path: base.to_owned(), epoch })
     }
 
     /// What was released last.
@@ -180,6 +229,25 @@ mod tests {
         assert_eq!(again.last(), Some(head(5, 1)));
         assert!(again.release(head(5, 2), None).is_err());
         assert!(again.release(head(6, 2), None).unwrap());
+    }
+
+    #[test]
+    fn after_a_recovery_the_file_of_its_epoch_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("released-checkpoint");
+        let mut first = Released::open(&path).unwrap();
+        first.release(head(5, 1), None).unwrap();
+        let mut second = first.of_epoch(2).unwrap();
+        assert_eq!((second.epoch(), second.last()), (2, None));
+        second.release(head(3, 2), None).unwrap();
+        drop(second);
+        let again = Released::open(&path).unwrap();
+        assert_eq!((again.epoch(), again.last()), (2, Some(head(3, 2))));
+        let again = again.of_epoch(2).unwrap();
+        // Twelve is not between one and two.
+        let later = again.of_epoch(12).unwrap();
+        drop(later);
+        assert!(matches!(Released::open(&path).unwrap().of_epoch(3), Err(ReleaseError::Epoch { got: 3, released: 12 })));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use procura_verifier::claims::Generations;
 use procura_verifier::feed::message::{FloorScope, Item, Message, genesis_hash};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
+use sha2::{Digest as _, Sha256};
 
 use self::session::*;
 use super::*;
@@ -389,6 +390,38 @@ async fn many_items_are_split_over_messages_that_a_reader_accepts(store: Arc<dyn
     assert_eq!(read, (0..).zip(items).collect::<Vec<_>>());
 }
 
+async fn an_epoch_begins_where_the_feed_ends_and_only_there(store: Arc<dyn Store>) {
+    one(&*store, 1, floor(1)).await.unwrap();
+    let before = store.head().await.unwrap().feed;
+    let start = |epoch, from| Change { leaves: vec![vec![7]], ..rows(vec![Row::EpochStart(epoch, from)]) };
+    // Elsewhere, not later, beside an item, beside another change.
+    for (n, wrong) in [start(2, FeedHead { seq: 0, ..before }), start(1, before), Change { items: floor(2).items, ..start(2, before) }].into_iter().enumerate() {
+        assert_eq!(one(&*store, 10 + n as u8, wrong).await, Err(Refused::EpochMoved(before)));
+    }
+    let beside = store.commit(&batch(20, vec![start(2, before), floor(2)])).await.unwrap();
+    assert_eq!(beside.outcomes[0], Err(Refused::EpochMoved(before)));
+    let before = store.head().await.unwrap().feed;
+    // Numbers of epochs may be left out: another database had them.
+    let begun = store.commit(&batch(21, vec![start(4, before)])).await.unwrap();
+    let [row] = &begun.messages[..] else { panic!("{begun:?}") };
+    assert_eq!((row.epoch, row.seq, begun.head.feed.epoch, begun.head.feed.seq), (4, 0, 4, 0));
+    assert_eq!(begun.head.feed.hash, <[u8; 32]>::from(Sha256::digest(&row.payload)));
+    match Message::from_bytes(&row.payload).unwrap() {
+        Message::EpochStart(s) => assert_eq!((s.epoch, s.prev_epoch, s.last_seq, s.last_hash), (4, 1, before.seq, before.hash)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.head().await.unwrap(), begun.head);
+    assert_eq!(one(&*store, 22, start(4, before)).await, Err(Refused::EpochMoved(begun.head.feed)));
+    assert_eq!(one(&*store, 23, floor(3)).await.unwrap().feed_seq, Some(1));
+    // One walk over both.
+    let places = |rows: Vec<FeedRow>| rows.iter().map(|r| (r.epoch, r.seq)).collect::<Vec<_>>();
+    let all = places(store.feed_since(1, 0, 10).await.unwrap());
+    assert_eq!(all, [(1, 1), (1, 2), (4, 0), (4, 1)]);
+    assert_eq!(places(store.feed_since(1, 2, 1).await.unwrap()), [(4, 0)]);
+    assert_eq!(places(store.feed_since(3, u64::MAX, 10).await.unwrap()), [(4, 0), (4, 1)]);
+    assert_eq!(places(store.feed_since(4, 0, 10).await.unwrap()), [(4, 1)]);
+}
+
 /// Runs every sentence on a backend. `$open` makes a fresh store each time and what must live as long.
 macro_rules! holds_on {
     ($name:ident, $open:expr, [$($sentence:ident),* $(,)?]) => {
@@ -413,6 +446,7 @@ macro_rules! holds_on {
             a_batch_is_committed_at_most_once,
             a_row_written_twice_in_a_batch_is_as_the_last_says,
             many_items_are_split_over_messages_that_a_reader_accepts,
+            an_epoch_begins_where_the_feed_ends_and_only_there,
             sessions_read_back_and_end,
             of_more_sessions_than_a_human_may_have_the_oldest_go,
             a_session_is_found_with_the_floors_of_its_human_tenant_and_everything,

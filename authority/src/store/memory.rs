@@ -3,6 +3,7 @@
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -181,6 +182,7 @@ impl State {
                     Row::Generation(scope, to) => _ = self.generations.insert(scope, to),
                     Row::Jti(agent, jti, _) => _ = self.jtis.insert((agent, jti)),
                     Row::KeyList(version, signed) => _ = self.key_lists.insert(version, signed),
+                    Row::EpochStart(..) => {}
                     Row::Drill(at) => self.drill = Some((at, placed.leaves.start)),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
                     Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
@@ -196,7 +198,7 @@ impl State {
         }
         self.head = plan.committed.head;
         for m in &plan.committed.messages {
-            self.feed.insert((self.head.feed.epoch, m.seq), m.clone());
+            self.feed.insert((m.epoch, m.seq), m.clone());
         }
         let before = batch.at.0.saturating_sub(3_600_000);
         self.sessions.retain(|_, s| s.idle_until.0 >= before);
@@ -251,7 +253,7 @@ impl Store for Memory {
         self.read(|s| s.tiles.get(&(level, index)).cloned())
     }
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
-        let after = (epoch, seq.saturating_add(1))..=(epoch, u64::MAX);
+        let after = (Bound::Excluded((epoch, seq)), Bound::Unbounded);
         self.read(|s| s.feed.range(after).take(limit as usize).map(|(_, row)| row.clone()).collect())
     }
     fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>> {

@@ -176,6 +176,8 @@ pub enum Row {
     Receipt(Delivered),
     /// The answer to remember.
     Answer(Answer),
+    /// A new epoch of the feed, grown from exactly this head. Alone in its batch.
+    EpochStart(u64, FeedHead),
     /// What opens a salted hash in a leaf.
     Opening(Opening),
     /// A session begun, used or ended. No leaf: the sign-in has one.
@@ -222,7 +224,9 @@ pub struct Placed {
 /// One stored feed message: what was signed is the payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FeedRow {
-    /// Its number.
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number; 0 is the start of an epoch.
     pub seq: u64,
     /// The payload bytes.
     pub payload: Vec<u8>,
@@ -300,6 +304,9 @@ pub enum Refused {
     /// A row of another tenant. A bug of ours; nothing is written.
     #[error("the change is of tenant `{0}`")]
     OtherTenant(Tenant),
+    /// The feed ends elsewhere by now, or that epoch is not later, or something else is in the batch.
+    #[error("no epoch begins here: the feed ends with number {seq} of epoch {epoch}", epoch = .0.epoch, seq = .0.seq)]
+    EpochMoved(FeedHead),
     /// A leaf or an item count that the formats cannot hold.
     #[error("the change is too big for one commit")]
     TooBig,
@@ -362,7 +369,7 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn leaves(&self, from: u64, limit: u32) -> Answering<'_, Vec<Vec<u8>>>;
     /// A hash tile as far as it has grown: 32 bytes for each of up to 256 hashes. A narrower tile is its prefix.
     fn tile(&self, level: u8, index: u64) -> Answering<'_, Option<Vec<u8>>>;
-    /// Feed messages of an epoch after `seq`, at most `limit`, in order.
+    /// Feed messages after a number of an epoch, across epochs, at most `limit`, in order. The start of an epoch is its number 0.
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>>;
     /// The newest signed key list with its version.
     fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>>;

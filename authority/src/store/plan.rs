@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use procura_verifier::claims::{Audience, Name};
-use procura_verifier::feed::message::{self, FloorScope, Item, Message};
+use procura_verifier::feed::message::{self, EpochStart, FloorScope, Item, Message};
 use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, VerifierId};
 use procura_verifier::wire::Canonical as _;
 use sha2::{Digest as _, Sha256};
@@ -63,7 +63,7 @@ impl Needs {
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Spent(secret, _) => _ = n.spent.insert(*secret),
-                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => {}
+                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
                 }
             }
         }
@@ -104,9 +104,10 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn make(tenant: &Tenant, head: Head, mut tree: Tree, mut facts: Facts, batch: &Batch) -> Self {
         let (mut outcomes, mut accepted, mut writer) =
-            (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new() });
+            (Vec::with_capacity(batch.changes.len()), Vec::new(), FeedWriter { tenant, from: head.feed, batch, items: Vec::new(), start: None });
         for (at, change) in batch.changes.iter().enumerate() {
-            if let Err(refused) = facts.allow(tenant, change) {
+            let allowed = facts.allow(tenant, change).and_then(|()| writer.begin(change));
+            if let Err(refused) = allowed {
                 outcomes.push(Err(refused));
                 continue;
             }
@@ -132,9 +133,24 @@ struct FeedWriter<'a> {
     from: FeedHead,
     batch: &'a Batch,
     items: Vec<(u64, Item)>,
+    start: Option<EpochStart>,
 }
 
 impl FeedWriter<'_> {
+    /// A new epoch, if the change asks for one: it grows from the end of the feed and nothing is beside it.
+    fn begin(&mut self, change: &Change) -> Result<(), Refused> {
+        let Some((epoch, from)) = change.rows.iter().find_map(|row| if let Row::EpochStart(epoch, from) = row { Some((*epoch, *from)) } else { None }) else {
+            return Ok(());
+        };
+        let alone = self.batch.changes.len() == 1 && change.items.is_empty();
+        if !alone || from != self.from || epoch <= from.epoch {
+            return Err(Refused::EpochMoved(self.from));
+        }
+        let FeedHead { epoch: prev_epoch, seq: last_seq, hash: last_hash } = from;
+        self.start = Some(EpochStart { tenant: self.tenant.clone(), epoch, prev_epoch, last_seq, last_hash, issued: self.batch.at });
+        Ok(())
+    }
+
     /// Takes items whose leaves begin at `leaf`; says which message holds the last of them.
     fn push(&mut self, items: &[Item], leaf: u64) -> Option<u64> {
         self.items.extend((leaf..).zip(items.iter().cloned()));
@@ -143,12 +159,17 @@ impl FeedWriter<'_> {
 
     fn finish(self) -> (FeedHead, Vec<FeedRow>) {
         let (mut head, mut rows) = (self.from, Vec::new());
+        if let Some(start) = self.start {
+            let (epoch, payload) = (start.epoch, Message::EpochStart(start).to_bytes());
+            head = FeedHead { epoch, seq: 0, hash: Sha256::digest(&payload).into() };
+            rows.push(FeedRow { epoch, seq: 0, payload, key: self.batch.feed_key });
+        }
         for items in self.items.chunks(ITEMS_PER_MESSAGE) {
             let seq = head.seq + 1;
             let batch = message::Batch { tenant: self.tenant.clone(), epoch: head.epoch, seq, prev: head.hash, issued: self.batch.at, items: items.to_vec() };
             let payload = Message::Batch(batch).to_bytes();
             head = FeedHead { seq, hash: Sha256::digest(&payload).into(), ..head };
-            rows.push(FeedRow { seq, payload, key: self.batch.feed_key });
+            rows.push(FeedRow { epoch: head.epoch, seq, payload, key: self.batch.feed_key });
         }
         (head, rows)
     }
@@ -209,6 +230,8 @@ impl Facts {
             Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => Ok(()),
+            // [`Plan::make`] has asked.
+            Row::EpochStart(..) => Ok(()),
         }
     }
 
@@ -237,7 +260,7 @@ impl Facts {
                 Row::Receipt(r) => _ = self.receipts.insert(r.slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
                 Row::Spent(secret, _) => _ = self.spent.insert(*secret),
-                Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => {}
+                Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::domain::delegation::{Delegation, DelegationState};
 use crate::domain::session::{HashedToken, Session, SignInGenerations};
 use crate::domain::verifier::Verifier;
 use crate::signer::released::TreeHead;
-use crate::store::{Answer, Answered, FeedHead, Head, Placed, StoreError, TokenRecord};
+use crate::store::{Answer, Answered, FeedHead, FeedRow, Head, Placed, StoreError, TokenRecord};
 
 /// A count or a time as SQL's signed integer. Nothing of ours comes near 2^63; what does is pinned there, not wrapped.
 pub(super) fn int(n: u64) -> i64 {
@@ -17,6 +17,12 @@ pub(super) fn int(n: u64) -> i64 {
 
 pub(super) fn number(n: i64, table: &'static str, column: &'static str) -> Result<u64, StoreError> {
     u64::try_from(n).map_err(|_| StoreError::Inconsistent { table, column, id: n.to_string() })
+}
+
+/// One message of the feed: epoch, number, payload, key.
+pub(super) fn feed_row((epoch, seq, payload, key): (i64, i64, Vec<u8>, Vec<u8>)) -> Result<FeedRow, StoreError> {
+    let (epoch, seq) = (number(epoch, "feed", "epoch")?, number(seq, "feed", "seq")?);
+    Ok(FeedRow { epoch, seq, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) })
 }
 
 pub(super) fn fixed<const N: usize>(bytes: &[u8], table: &'static str, column: &'static str) -> Result<[u8; N], StoreError> {

@@ -17,7 +17,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
 
 use super::lock::{FolderLock, LockError};
-use super::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, fixed, int, number, scope_bytes};
+use super::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, feed_row, fixed, int, number, scope_bytes};
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
@@ -139,8 +139,8 @@ impl Store for Sqlite {
 
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>> {
         async move {
-            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> =
-                sqlx::query_as("SELECT seq, payload, key FROM feed WHERE tenant = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4")
+            let rows: Vec<(i64, i64, Vec<u8>, Vec<u8>)> =
+                sqlx::query_as("SELECT epoch, seq, payload, key FROM feed WHERE tenant = ?1 AND (epoch, seq) > (?2, ?3) ORDER BY epoch, seq LIMIT ?4")
                     .bind(self.tenant.as_str())
                     .bind(int(epoch))
                     .bind(int(seq))
@@ -148,9 +148,7 @@ impl Store for Sqlite {
                     .fetch_all(&self.readers)
                     .await
                     .map_err(unavailable)?;
-            rows.into_iter()
-                .map(|(seq, payload, key)| Ok(FeedRow { seq: number(seq, "feed", "seq")?, payload, key: Key::from_bytes(fixed(&key, "feed", "key")?) }))
-                .collect()
+            rows.into_iter().map(feed_row).collect()
         }
         .boxed()
     }

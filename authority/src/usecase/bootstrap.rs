@@ -38,7 +38,7 @@ pub struct Start {
     pub released: Released,
     /// What all replicas seal under.
     pub session_secret: SessionSecret,
-    /// The log's name.
+    /// The log's name in epoch 1 (`Origin::of_epoch`).
     pub origin: Origin,
     /// Who may delegate what.
     pub grants: Grants,
@@ -76,6 +76,8 @@ pub struct Started {
     pub context: Arc<Context>,
     /// The key list in force, as it travels.
     pub key_list: UnverifiedKeyList,
+    /// The log's name.
+    pub origin: Origin,
 }
 
 /// Starts one tenant's authority. `first_list` is asked for a list only where the store has none: it becomes the log's first leaf.
@@ -98,6 +100,8 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, session_secret, origin, grants, .. } = start;
     let seals = Seals::new(&session_secret, &tenant);
     let head = store.head().await?;
+    let released = released.of_epoch(head.feed.epoch).map_err(StartError::from)?;
+    let origin = origin.of_epoch(head.feed.epoch).map_err(StartError::from)?;
     let mut id = [0; 16];
     rng.fill_bytes(&mut id);
     let key_list = (list.payload().version, *list.hash());
@@ -124,7 +128,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
         keys: Arc::clone(&keys),
         clock: Arc::clone(&clock),
         rng: writer_rng,
-        origin,
+        origin: origin.clone(),
         released,
         pulse,
         feed: feed.clone(),
@@ -135,7 +139,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
     let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed, watch, metrics });
     super::publish_keys::keep_warning(&context);
-    Ok(Started { context, key_list: signed })
+    Ok(Started { context, key_list: signed, origin })
 }
 
 /// A list that another replica published is taken over when a beat finds it in the database. Ends with the feed.

@@ -217,7 +217,7 @@ async fn a_token_for_a_revoked_key_is_found() {
 async fn what_replay_does_not_understand_is_found() {
     let s = scene().await;
     s.forge(event::EpochStart { epoch: 2, previous: None, by: event::Actor::LocalOperator }, vec![]).await;
-    s.found(FindingClass::State, "epoch").await;
+    s.found(FindingClass::Feed, "epoch").await;
 }
 
 #[tokio::test]

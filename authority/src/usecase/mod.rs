@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod issue;
 pub mod publish_keys;
 pub mod receipts;
+pub mod recover;
 pub mod register_agent;
 pub mod retire_verifier;
 pub mod revoke;

@@ -116,9 +116,9 @@ async fn is_killed_since(ctx: &Context, Before(head): Before, id: HumanId) -> Re
         Item::Floor { scope: FloorScope::Human(human), .. } => *human == id,
         _ => false,
     };
-    let mut seq = head.seq;
+    let (mut epoch, mut seq) = (head.epoch, head.seq);
     for _ in 0..MAX_PAGES {
-        let messages = ctx.store.feed_since(head.epoch, seq, PAGE).await?;
+        let messages = ctx.store.feed_since(epoch, seq, PAGE).await?;
         for row in &messages {
             let unreadable = |_| StoreError::Inconsistent { table: "feed", column: "payload", id: row.seq.to_string() };
             if let Message::Batch(batch) = Message::from_bytes(&row.payload).map_err(unreadable)?
@@ -126,10 +126,10 @@ async fn is_killed_since(ctx: &Context, Before(head): Before, id: HumanId) -> Re
             {
                 return Ok(true);
             }
-            seq = row.seq;
+            (epoch, seq) = (row.epoch, row.seq);
         }
         if messages.len() < PAGE as usize {
-            // In a new epoch numbers begin anew, and what this one took back may stand there.
+            // Before a new epoch something was lost, and nobody knows what.
             return if ctx.store.head().await?.feed.epoch == head.epoch { Ok(false) } else { Err(Unavailable::Busy) };
         }
     }

@@ -116,7 +116,7 @@ fn dated(kind: IdKind, id: [u8; 16], exp_secs: u64) -> Item {
 async fn has(ctx: &Context, epoch: u64, seq: u64, hash: &[u8; 32]) -> Result<bool, Unavailable> {
     let Some(before) = seq.checked_sub(1) else { return Ok(true) };
     let rows = ctx.store.feed_since(epoch, before, 1).await?;
-    Ok(rows.first().is_some_and(|row| row.seq == seq && *hash == <[u8; 32]>::from(Sha256::digest(&row.payload))))
+    Ok(rows.first().is_some_and(|row| (row.epoch, row.seq) == (epoch, seq) && *hash == <[u8; 32]>::from(Sha256::digest(&row.payload))))
 }
 
 async fn take(ctx: &Context, items: Vec<Item>) -> Result<TakenBack, TakeBackError> {
@@ -175,14 +175,10 @@ async fn unknown(ctx: &Context, items: Vec<Item>) -> Result<Vec<Item>, TakeBackE
             }
         }
     }
-    let newest = ctx.store.head().await.map_err(Unavailable::from)?.feed.epoch;
-    while !wanted.is_empty() && from.0 <= newest {
+    while !wanted.is_empty() {
         let rows = ctx.store.feed_since(from.0, from.1, 256).await.map_err(Unavailable::from)?;
-        let Some(last) = rows.last() else {
-            from = (from.0 + 1, 0);
-            continue;
-        };
-        from.1 = last.seq;
+        let Some(last) = rows.last() else { break };
+        from = (last.epoch, last.seq);
         for row in rows {
             if let Ok(Message::Batch(batch)) = Message::from_bytes(&row.payload) {
                 batch.items.iter().for_each(|(_, item)| _ = wanted.remove(&name(item)));

@@ -439,7 +439,11 @@ impl FeedState {
             let again = start.epoch == self.epoch;
             return if again && self.link(0).is_some_and(|l| l.hash != hash) { self.fork(0, now) } else { Need::Nothing };
         }
-        if start.prev_epoch != self.epoch {
+        if start.prev_epoch < self.epoch {
+            // It grew from before the epoch that is here: what that one held is lost, and where the two part is far behind.
+            return self.fork_in(start.prev_epoch, start.last_seq, now);
+        }
+        if start.prev_epoch > self.epoch {
             return self.tail();
         }
         self.next = Some((start, hash));

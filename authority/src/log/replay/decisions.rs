@@ -86,19 +86,17 @@ impl Receipts {
     pub(super) fn judge(&mut self, receipt: &Receipt, token: &VerifiedToken, keys: &KeyList, taken: &Taken, recorded: (u64, UtcMillis)) -> Result<(), String> {
         let lineage = lineage(token);
         let upto = match &receipt.relied {
-            None => 0,
+            None => (1, 0),
             Some(relied) => {
                 // A head that this log never had: a fork, or an invention.
-                if taken.hash(relied.epoch, relied.seq) != Some(&relied.hash) || !taken.is_logged_before(relied.seq, recorded.0) {
-                    return Err(format!("relies on number {} of epoch {}, which this feed does not have with that hash", relied.seq, relied.epoch));
-                }
-                relied.seq
+                let upto = taken.known_up_to((relied.epoch, relied.seq), &relied.hash).filter(|at| taken.is_logged_before(*at, recorded.0));
+                upto.ok_or_else(|| format!("relies on number {} of epoch {}, which this feed does not have with that hash", relied.seq, relied.epoch))?
             }
         };
         let mut lookup = taken.lookup(&lineage, &receipt.audience, upto);
         if let Err(Cause::Revoked(by)) = receipt.verdict {
             // It may have heard more than the heartbeat it relied on: then the feed must say so.
-            if !taken.is_logged_before(by.seq, recorded.0) || !taken.bears_out(&lineage, &receipt.audience, by) {
+            if !taken.bears_out(&lineage, &receipt.audience, by, recorded.0) {
                 return Err(format!("denies as revoked by {} at feed seq {}, which the feed does not bear out", by.what.word(), by.seq));
             }
             lookup = Lookup::Revoked(by);
@@ -149,7 +147,7 @@ impl Receipts {
             return Err(format!("allows at {}, on a heartbeat of {}, in a leaf of {recorded}", receipt.time, relied.utc));
         }
         // An authority that says *at t the head was n* has not begun number n + 1 before t.
-        if let Some(next) = taken.issued(relied.seq.saturating_add(1)).filter(|next| relied.utc > next.plus(CLOCK_SLACK_MS)) {
+        if let Some(next) = taken.went_on((relied.epoch, relied.seq)).filter(|next| relied.utc > next.plus(CLOCK_SLACK_MS)) {
             return Err(format!("allows on a heartbeat of {} with head {}, but the feed went on at {next}", relied.utc, relied.seq));
         }
         if let Some(ms) = receipt.mode.bound_ms()

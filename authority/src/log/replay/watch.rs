@@ -77,7 +77,7 @@ impl Watched {
                 Standing::Confirmed { ack, .. } => {
                     let said = Signed::<Ack>::from_bytes(&ack.0).and_then(|a| a.open(&named.key)).map_err(|e| e.to_string())?;
                     let whose = said.verifier == v.verifier && v.run.as_ref().is_some_and(|r| r.0 == said.run) && said.tenant == leaf.tenant;
-                    let is_ours = taken.hash(said.epoch, said.seq) == Some(&said.hash);
+                    let is_ours = taken.hash((said.epoch, said.seq)) == Some(&said.hash);
                     if !whose || !is_ours || (said.epoch, said.seq) < (e.epoch, e.seq) {
                         return Err(format!("{} is said to have confirmed number {}, and its own word says number {}", v.verifier, e.seq, said.seq));
                     }

@@ -270,7 +270,7 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
             .await?;
     }
     let moved =
-        sqlx::query("UPDATE head SET tree_size = $2, tree_root = $3, feed_seq = $4, feed_hash = $5 WHERE tenant = $1 AND tree_size = $6 AND feed_seq = $7")
+        sqlx::query("UPDATE head SET tree_size = $2, tree_root = $3, feed_seq = $4, feed_hash = $5, feed_epoch = $8 WHERE tenant = $1 AND tree_size = $6 AND feed_seq = $7 AND feed_epoch = $9")
             .bind(t)
             .bind(big(head.tree.size)?)
             .bind(head.tree.root.to_vec())
@@ -278,6 +278,8 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
             .bind(head.feed.hash.to_vec())
             .bind(big(before.tree.size)?)
             .bind(big(before.feed.seq)?)
+            .bind(big(head.feed.epoch)?)
+            .bind(big(before.feed.epoch)?)
             .execute(&mut *c)
             .await?;
     if moved.rows_affected() != 1 {
@@ -308,6 +310,8 @@ struct Many<'a> {
 /// Writes a row, or keeps it for a statement of many.
 async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed, many: &mut Many<'a>) -> Result<(), StoreError> {
     let query = match row {
+        // The plan wrote its message.
+        Row::EpochStart(..) => return Ok(()),
         Row::Token(r) => {
             many.tokens.insert(r.tid, r);
             return Ok(());

@@ -256,7 +256,7 @@ async fn write(tx: &mut Tx<'_>, tenant: &Tenant, batch: &Batch, plan: &Plan, bef
     }
     let head = plan.committed.head;
     let moved =
-        sqlx::query("UPDATE head SET tree_size = ?2, tree_root = ?3, feed_seq = ?4, feed_hash = ?5 WHERE tenant = ?1 AND tree_size = ?6 AND feed_seq = ?7")
+        sqlx::query("UPDATE head SET tree_size = ?2, tree_root = ?3, feed_seq = ?4, feed_hash = ?5, feed_epoch = ?8 WHERE tenant = ?1 AND tree_size = ?6 AND feed_seq = ?7 AND feed_epoch = ?9")
             .bind(t)
             .bind(int(head.tree.size))
             .bind(head.tree.root.to_vec())
@@ -264,6 +264,8 @@ async fn write(tx: &mut Tx<'_>, tenant: &Tenant, batch: &Batch, plan: &Plan, bef
             .bind(head.feed.hash.to_vec())
             .bind(int(before.tree.size))
             .bind(int(before.feed.seq))
+            .bind(int(head.feed.epoch))
+            .bind(int(before.feed.epoch))
             .execute(&mut **tx)
             .await?;
     if moved.rows_affected() != 1 {
@@ -304,6 +306,8 @@ impl Many {
                 self.answers.push(json!([hex::encode(a.key), hex::encode(a.request), a.body, int(a.expires.0), places[0], places[1], placed.feed_seq.map(int)]));
                 return Ok(());
             }
+            // The plan wrote its message.
+            Row::EpochStart(..) => return Ok(()),
             Row::Session(change) => return session::write(tx, t, change).await,
             Row::Spent(secret, expires) => return session::spend(tx, t, secret, *expires).await,
             Row::Human(h) => sqlx::query("INSERT INTO human (tenant, id, issuer, subject) VALUES (?1, ?2, ?3, ?4)")
