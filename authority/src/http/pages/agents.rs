@@ -70,7 +70,14 @@ pub async fn list(State(app): State<AppState>, visitor: Visitor, Query(asked): Q
 
 /// `GET /agents/new`
 pub async fn form(State(app): State<AppState>, visitor: Visitor) -> Page {
-    page(&New { frame: visitor.frame("Register an agent", "/agents"), authority: &app.authority, problem: None, name: String::new(), key: String::new(), drawn: None })
+    page(&New {
+        frame: visitor.frame("Register an agent", "/agents"),
+        authority: &app.authority,
+        problem: None,
+        name: String::new(),
+        key: String::new(),
+        drawn: None,
+    })
 }
 
 /// `POST /agents/new`: what the key is to sign, good once, for five minutes, for this human.

@@ -128,7 +128,11 @@ pub async fn confirm(State(app): State<AppState>, Posted { visitor, fields }: Po
         return Err(moved().into());
     }
     let hash = |parts: &[&str]| -> [u8; 32] {
-        parts.iter().fold(Sha256::new_with_prefix(b"procura/page-once/1\0"), |h, p| h.chain_update((p.len() as u64).to_be_bytes()).chain_update(p)).finalize().into()
+        parts
+            .iter()
+            .fold(Sha256::new_with_prefix(b"procura/page-once/1\0"), |h, p| h.chain_update((p.len() as u64).to_be_bytes()).chain_update(p))
+            .finalize()
+            .into()
     };
     let once = Once { key: hash(&[&visitor.human.to_string(), once]), request: hash(&[agent, text]) };
     let granted = delegate::delegate(&app.ctx, &visitor.by, id, terms, Some(once)).await.map_err(delegations::refused)?;

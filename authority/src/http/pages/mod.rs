@@ -16,6 +16,7 @@ mod verifiers;
 mod tests;
 
 use askama::Template;
+use axum::Router;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{DefaultBodyLimit, Form, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -23,7 +24,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use procura_verifier::ids::HumanId;
 use sha2::{Digest as _, Sha256};
 use tower_http::timeout::TimeoutLayer;
@@ -60,7 +60,11 @@ pub(super) fn router() -> Router<AppState> {
 /// For addresses that nothing answers at: a browser reads a page, a program the one form of error.
 pub(super) async fn unknown(headers: HeaderMap) -> Response {
     let browser = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).is_some_and(|a| a.contains("text/html"));
-    if browser { dress(PageError(ApiError::not_found("there is no page at this address")).into_response()) } else { ApiError::not_found("no such route").into_response() }
+    if browser {
+        dress(PageError(ApiError::not_found("there is no page at this address")).into_response())
+    } else {
+        ApiError::not_found("no such route").into_response()
+    }
 }
 
 /// What surrounds every page.
@@ -266,10 +270,7 @@ fn span(ms: u64) -> String {
 /// No script, no foreign content, no frame, no form to elsewhere. `same-origin`, not `no-referrer`: with that, browsers send
 /// `Origin: null` with our own forms.
 const HEADERS: [(HeaderName, &str); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"),
     (header::REFERRER_POLICY, "same-origin"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),

@@ -138,7 +138,10 @@ fn value(html: &str, name: &str) -> String {
 /// Nothing in it that a browser would run or that brings its own style, and the policy that forbids both.
 async fn strict(answer: Response, path: &str) {
     let csp = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
-    assert!(csp.starts_with("default-src 'none'; style-src 'self';") && csp.contains("form-action 'self'") && csp.contains("frame-ancestors 'none'"), "{path}: {csp}");
+    assert!(
+        csp.starts_with("default-src 'none'; style-src 'self';") && csp.contains("form-action 'self'") && csp.contains("frame-ancestors 'none'"),
+        "{path}: {csp}"
+    );
     assert!(!csp.contains("unsafe") && !csp.contains("script-src"), "{path}: {csp}");
     assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
     assert_eq!(answer.headers()["referrer-policy"], "same-origin");
