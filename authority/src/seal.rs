@@ -50,6 +50,7 @@ pub struct Seals {
     login: XChaCha20Poly1305,
     cli_code: XChaCha20Poly1305,
     challenge: Zeroizing<[u8; 32]>,
+    forms: Zeroizing<[u8; 32]>,
 }
 
 impl Seals {
@@ -63,7 +64,7 @@ impl Seals {
             key
         };
         let cipher = |usage| XChaCha20Poly1305::new(&Key::from(*derive(usage)));
-        Self { login: cipher("login"), cli_code: cipher("cli-code"), challenge: derive("challenge") }
+        Self { login: cipher("login"), cli_code: cipher("cli-code"), challenge: derive("challenge"), forms: derive("forms") }
     }
 
     /// The value as one word of base64url that says nothing to whoever carries it. Nonces are 24 random bytes: drawn
@@ -91,10 +92,12 @@ impl Seals {
 
     /// The tag of a possession challenge over its parts, each of fixed length.
     pub fn challenge_tag(&self, parts: &[&[u8]]) -> [u8; 32] {
-        // HMAC takes a key of any length.
-        let Ok(mut mac) = <Hmac<Sha256> as hmac::Mac>::new_from_slice(self.challenge.as_slice()) else { return [0; 32] };
-        parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
+        tag(&self.challenge, parts)
+    }
+
+    /// The tag of a form over its parts, each of fixed length: what comes back with it came from us.
+    pub fn form_tag(&self, parts: &[&[u8]]) -> [u8; 32] {
+        tag(&self.forms, parts)
     }
 
     const fn cipher(&self, usage: Sealed) -> &XChaCha20Poly1305 {
@@ -109,6 +112,13 @@ impl std::fmt::Debug for Seals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Seals")
     }
+}
+
+fn tag(key: &Zeroizing<[u8; 32]>, parts: &[&[u8]]) -> [u8; 32] {
+    // HMAC takes a key of any length.
+    let Ok(mut mac) = <Hmac<Sha256> as hmac::Mac>::new_from_slice(key.as_slice()) else { return [0; 32] };
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 const NONCE_BYTES: usize = 24;

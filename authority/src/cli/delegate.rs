@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use procura_verifier::claims::{Amount, Capability, Limit, Name, Pattern, Unit};
+use procura_verifier::claims::{Capability, Limit, Name, Pattern};
 use procura_verifier::ids::AgentId;
 use serde_json::{Value, json};
 
 use super::door::{At, field};
+use crate::domain::limit_text::at_most;
 
 /// What `procura delegate` takes: one capability by options, or several from a file.
 #[derive(clap::Args, Debug)]
@@ -88,23 +89,6 @@ pub async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `amount=500.00EUR`: the decimals that the unit has, never fewer digits dropped.
-fn at_most(text: &str) -> Result<Limit, String> {
-    let expected = || format!("expected ARGUMENT=AMOUNT such as amount=500.00EUR or rows=100, got `{text}`");
-    let (arg, amount) = text.split_once('=').ok_or_else(expected)?;
-    let digits = amount.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(amount.len());
-    let (number, unit) = amount.split_at(digits);
-    let unit: Unit = unit.parse().map_err(|_| expected())?;
-    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-    let minor: i64 = format!("{whole}{decimals}").parse().map_err(|_| expected())?;
-    // Written back it must be the same: 500EUR or 500.0EUR could mean five euros to somebody.
-    let written = Amount(minor, &unit).to_string().replace(' ', "");
-    if written != amount {
-        return Err(format!("expected an amount in the unit's own form, such as `{}`, got `{amount}`", Amount(50_000, &unit)));
-    }
-    Ok(Limit::AtMost { arg: arg.parse().map_err(|_| expected())?, max: minor, unit })
-}
-
 fn seconds(text: &str) -> Result<u64, String> {
     let expected = || format!("expected a time such as 1h, 30m or 90s, got `{text}`");
     let factor = match text.chars().last() {
@@ -122,25 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_amount_is_read_in_its_own_form_only() {
-        let max = |text| at_most(text).map(|l| l.to_string());
-        assert_eq!(max("amount=500.00EUR").unwrap(), "amount at most 500.00 EUR");
-        assert_eq!(max("amount=500JPY").unwrap(), "amount at most 500 JPY");
-        assert_eq!(max("rows=100").unwrap(), "rows at most 100");
-        for bad in [
-            "amount=500EUR",
-            "amount=500.0EUR",
-            "amount=5,00EUR",
-            "amount=-1",
-            "amount",
-            "=5",
-            "amount=1.5",
-            "Amount=1",
-            "amount=99999999999999999999",
-            "amount=0500.00EUR",
-        ] {
-            assert!(max(bad).is_err(), "{bad}");
-        }
+    fn a_time_is_read_with_its_unit_only() {
         assert_eq!((seconds("1h"), seconds("30m"), seconds("90s")), (Ok(3600), Ok(1800), Ok(90)));
         for bad in ["1", "h", "1d", "-1s", "é", ""] {
             assert!(seconds(bad).is_err(), "{bad}");

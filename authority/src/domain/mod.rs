@@ -4,6 +4,7 @@ pub mod agent;
 pub mod delegation;
 pub mod grants;
 pub mod human;
+pub mod limit_text;
 pub mod opening;
 pub mod principal;
 pub mod session;

@@ -55,7 +55,7 @@ pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Va
     Ok(Json(json!({ "agents": agents })))
 }
 
-fn refused(e: RegisterError) -> ApiError {
+pub(super) fn refused(e: RegisterError) -> ApiError {
     match e {
         RegisterError::NotHuman | RegisterError::Possession(_) => ApiError::forbidden(e.to_string()),
         RegisterError::NameTaken(_) | RegisterError::KeyTaken(_) => ApiError::conflict(e.to_string()),

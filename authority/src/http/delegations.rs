@@ -66,7 +66,7 @@ pub async fn list(State(app): State<AppState>, caller: Caller) -> Result<Json<Va
     Ok(Json(json!({ "delegations": views })))
 }
 
-fn standing(standing: Standing) -> &'static str {
+pub(super) fn standing(standing: Standing) -> &'static str {
     match standing {
         Standing::Live => "live",
         Standing::Revoked(_) => "revoked",
@@ -75,7 +75,7 @@ fn standing(standing: Standing) -> &'static str {
     }
 }
 
-fn refused(e: DelegateError) -> ApiError {
+pub(super) fn refused(e: DelegateError) -> ApiError {
     match e {
         DelegateError::Terms(_) | DelegateError::Ttl { .. } => ApiError::bad_request(e.to_string()),
         DelegateError::Beyond(_) | DelegateError::NotHuman => ApiError::forbidden(e.to_string()),

@@ -58,6 +58,11 @@ impl ApiError {
         Self::new(status, code, message)
     }
 
+    /// Status and sentence, for pages.
+    pub(super) fn said(&self) -> (StatusCode, &str) {
+        (self.status, &self.message)
+    }
+
     /// The whole answer.
     pub(super) fn with_request_id(self, id: Option<String>) -> Response {
         (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message, "request_id": id }))).into_response()

@@ -8,12 +8,6 @@ use super::auth::Caller;
 use super::{ApiError, AppState};
 use crate::store::shared::{Shared, Standby};
 
-/// `GET /`: where a browser ends up after signing in.
-pub async fn root(State(app): State<AppState>, caller: Option<Caller>) -> String {
-    let who = caller.map_or_else(|| "Nobody is signed in: /login".to_owned(), |c| format!("Signed in as {}.", c.0.label()));
-    format!("Procura, authority of tenant {}.\n{who}\n", app.ctx.tenant)
-}
-
 /// `GET /healthz`: the process answers.
 pub async fn alive() -> Json<Value> {
     Json(json!({ "ok": true }))

@@ -11,6 +11,7 @@ mod health;
 mod keys;
 mod log;
 mod metrics;
+mod pages;
 mod revocations;
 mod snapshot;
 mod tokens;
@@ -84,7 +85,6 @@ impl AppState {
 /// Every route.
 pub fn router(app: AppState) -> Router {
     let timed = Router::new()
-        .route("/", get(health::root))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/checkpoint", get(log::checkpoint))
@@ -116,7 +116,8 @@ pub fn router(app: AppState) -> Router {
     let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", get(log::bundle));
     timed
         .merge(untimed)
-        .fallback(|| async { ApiError::not_found("no such route") })
+        .merge(pages::router())
+        .fallback(pages::unknown)
         .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES))
         .with_state(app.clone())
         .merge(crate::oidc::routes::router(app.oidc.clone()))

@@ -80,7 +80,7 @@ pub(super) fn describe(c: &Coverage) -> Value {
     })
 }
 
-fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
+pub(super) fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
     let id = || id.ok_or_else(|| ApiError::bad_request(format!("expected the id of the {what}")));
     let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(e.to_string());
     Ok(match what {
@@ -95,7 +95,7 @@ fn target(what: &str, id: Option<&str>) -> Result<Target, ApiError> {
     })
 }
 
-fn refused(e: RevokeError) -> ApiError {
+pub(super) fn refused(e: RevokeError) -> ApiError {
     match e {
         RevokeError::Forbidden => ApiError::forbidden(e.to_string()),
         RevokeError::Unknown => ApiError::not_found(e.to_string()),

@@ -251,6 +251,11 @@ impl Cookies {
         }
     }
 
+    /// Takes the session cookie away.
+    pub fn forget_session(&self) -> HeaderValue {
+        self.forget(self.session())
+    }
+
     /// Name of the cookie of the attempt with this `state`.
     fn login(&self, state: &str) -> String {
         self.login_prefix().to_owned() + &LoginAttempt::cookie_suffix(state)

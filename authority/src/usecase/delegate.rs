@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, log_generations, standing};
 use crate::domain::agent::{Agent, AgentState};
 use crate::domain::delegation::{Delegation, DelegationState, Terms, TermsError};
-use crate::domain::grants::Refusal;
+use crate::domain::grants::{Grant, Refusal};
 use crate::domain::principal::Principal;
 use crate::log::event;
 use crate::store::{Change, Refused, Require, Row};
@@ -56,6 +56,13 @@ pub enum DelegateError {
     /// Try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// What this human may delegate at most.
+pub async fn maxima(ctx: &Context, by: &Principal) -> Result<Grant, DelegateError> {
+    let human = by.human().ok_or(DelegateError::NotHuman)?;
+    let person = ctx.store.find_human(human).await.map_err(Unavailable::from)?.ok_or(DelegateError::NotHuman)?;
+    Ok(ctx.grants.of(&person.subject))
 }
 
 /// What the human would sign for: every bound in plain words, after the same checks as [`delegate`].
@@ -129,15 +136,14 @@ pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms
 }
 
 async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {
-    let human = by.human().ok_or(DelegateError::NotHuman)?;
+    by.human().ok_or(DelegateError::NotHuman)?;
     let terms = terms.normal(ctx.now())?;
     let max = ctx.keys.load().payload().max_ttl_secs;
     if terms.ttl_secs > max {
         return Err(DelegateError::Ttl { asked: terms.ttl_secs, max });
     }
     // The table names people as the provider does; a pseudonym without a person (erased) may delegate nothing.
-    let person = ctx.store.find_human(human).await.map_err(Unavailable::from)?.ok_or(DelegateError::NotHuman)?;
-    ctx.grants.of(&person.subject).may_delegate(&terms)?;
+    maxima(ctx, by).await?.may_delegate(&terms)?;
     let found = ctx.store.find_agent(agent).await.map_err(Unavailable::from)?;
     let agent = found.filter(|a| a.state == AgentState::Active).ok_or(DelegateError::NoAgent(agent))?;
     Ok((agent, terms))

@@ -7,6 +7,7 @@ pub mod coverage;
 pub mod delegate;
 pub mod drill;
 pub mod enroll_verifier;
+pub mod events;
 pub mod inspect;
 pub mod issue;
 pub mod publish_keys;
