@@ -1,7 +1,8 @@
 //! Filters, judged in memory.
 
 use super::*;
-use crate::scim::filter::{Filter, MAX_TERMS};
+use crate::scim::filter::table::{Condition, Table};
+use crate::scim::filter::{Filter, MAX_TERMS, Operand, postgres, sqlite};
 
 fn holds(filter: &str) -> bool {
     Filter::parse(ResourceKind::User, filter).unwrap_or_else(|e| panic!("{filter}: {e}")).holds(&bjensen().searched(&stored()))
@@ -106,4 +107,29 @@ fn a_group_is_found_by_name_and_member() {
         assert_eq!(Filter::parse(ResourceKind::Group, filter).unwrap().holds(&document), expected, "{filter}");
     }
     assert_eq!(refusal(Filter::parse(ResourceKind::Group, r#"userName eq "x""#)), (400, "invalidFilter"));
+}
+
+pub(crate) const TABLE: Table = Table {
+    document: "r.searched",
+    columns: &[(&["userName"], "r.unique_name"), (&["externalId"], "r.external_id")],
+    members: Some(("member m WHERE m.group_id = r.id", "m.member")),
+};
+
+#[test]
+fn what_a_client_writes_becomes_parameters_in_their_order() {
+    let filter = r#"userName eq "B" and (emails[type eq "w'ork" and primary eq true] or not (meta.created gt "1970-01-01T00:00:01Z"))"#;
+    let filter = Filter::parse(ResourceKind::User, filter).unwrap();
+    let binds = vec![Operand::Text("b".into()), Operand::Text("w'ork".into()), Operand::Bool(true), Operand::Moment(1000)];
+    let lite = r#"(r.unique_name = ?3 AND (EXISTS (SELECT 1 FROM json_each(r.searched, '$."emails"') AS e1 WHERE (json_extract(e1.value, '$."type"') = ?4 AND json_extract(e1.value, '$."primary"') = ?5)) OR NOT ((json_extract(r.searched, '$."meta"."created"') > ?6) IS TRUE)))"#;
+    assert_eq!(sqlite::condition(&filter, &TABLE, 3), Condition { sql: lite.into(), binds: binds.clone() });
+    let pg = r#"(r.unique_name = $3 AND (EXISTS (SELECT 1 FROM jsonb_array_elements(r.searched #> '{"emails"}') AS e1(v) WHERE ((e1.v #>> '{"type"}') COLLATE "C" = $4 AND (e1.v #>> '{"primary"}')::boolean = $5)) OR NOT (((r.searched #>> '{"meta","created"}')::bigint > $6) IS TRUE)))"#;
+    assert_eq!(postgres::condition(&filter, &TABLE, 3), Condition { sql: pg.into(), binds });
+
+    let filter = Filter::parse(ResourceKind::Group, r#"members[value eq "Usr_1"]"#).unwrap();
+    let expected = |p: &str| Condition {
+        sql: format!("EXISTS (SELECT 1 FROM member m WHERE m.group_id = r.id AND (m.member = {p}))"),
+        binds: vec![Operand::Text("usr_1".into())],
+    };
+    assert_eq!(sqlite::condition(&filter, &TABLE, 1), expected("?1"));
+    assert_eq!(postgres::condition(&filter, &TABLE, 1), expected("$1"));
 }
