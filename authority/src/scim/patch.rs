@@ -121,8 +121,8 @@ impl Target {
         if let Some(named) = named {
             sub = Some(attribute.sub(&named).ok_or_else(bad)?);
         }
-        if attribute.mutability == Mutability::ReadOnly || sub.is_some_and(|s| s.mutability == Mutability::ReadOnly) {
-            return Err(ScimError::new(ScimType::Mutability, format!("{} is said by the server alone", attribute.name)));
+        if attribute.mutability == Mutability::ReadOnly || sub.is_some_and(|s| s.mutability != Mutability::ReadWrite) {
+            return Err(ScimError::new(ScimType::Mutability, format!("`{text}` is not for a client to change")));
         }
         Ok(Self::Attribute { path, attribute, filter, sub })
     }
@@ -133,4 +133,4 @@ pub const URN: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
 /// Most operations of one request.
 pub const MAX_OPERATIONS: usize = 1000;
 /// Most elements that the operations of one request may walk over: a thousand times a large group is minutes otherwise.
-pub const MAX_WORK: usize = 20_000_000;
+pub const MAX_WORK: usize = 4_000_000;

@@ -1,5 +1,7 @@
 //! A user or a group in normal form, read from a provider's body and written to its answer.
 
+use std::collections::HashSet;
+
 use scim_rs::ResourceKind;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -69,7 +71,7 @@ impl Resource {
             } else if key.eq_ignore_ascii_case("schemas") {
                 let all = value.as_array().ok_or_else(|| syntax("`schemas` is no list".into()))?;
                 named = all.iter().filter_map(Value::as_str).any(|urn| shape.is_core_urn(urn));
-            } else if let Some(attribute) = shape.core(key).filter(|a| a.mutability == Mutability::ReadWrite) {
+            } else if let Some(attribute) = shape.core(key).filter(|a| a.mutability != Mutability::ReadOnly) {
                 once(&mut map, attribute.name, coerce(attribute, value)?)?;
             }
             // Others' extensions and attributes: accepted and ignored (scim.md §2).
@@ -232,7 +234,7 @@ pub(super) fn coerce(attribute: &Attribute, value: &Value) -> Result<Option<Valu
         if all.len() < list.iter().filter(|v| !v.is_null()).count() {
             return Err(ScimError::new(ScimType::InvalidValue, "a member without value"));
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         all.retain(|m| m.get("value").and_then(Value::as_str).is_none_or(|id| seen.insert(id.to_owned())));
     }
     check_list(attribute, &all)?;
@@ -248,8 +250,13 @@ fn check_list(attribute: &Attribute, list: &[Value]) -> Result<(), ScimError> {
     if list.iter().filter(|v| v.get("primary") == Some(&Value::Bool(true))).count() > 1 {
         return invalid(format!("{} has two primary values", attribute.name));
     }
-    if attribute.name == "members" && list.iter().any(|m| m.get("value").is_none()) {
-        return invalid("a member without value".into());
+    if attribute.name == "members" {
+        let mut seen = HashSet::with_capacity(list.len());
+        match list.iter().map(|m| m.get("value").and_then(Value::as_str)).find(|id| id.is_none_or(|id| !seen.insert(id))) {
+            Some(None) => return invalid("a member without value".into()),
+            Some(Some(_)) => return invalid("one member twice".into()),
+            None => {}
+        }
     }
     Ok(())
 }
@@ -290,7 +297,7 @@ pub(super) fn object_of(attributes: &[Attribute], value: &Value, called: &str) -
     };
     let mut map = Map::new();
     for (key, value) in object {
-        if let Some(attribute) = super::schema::by_name(attributes, key).filter(|a| a.mutability == Mutability::ReadWrite) {
+        if let Some(attribute) = super::schema::by_name(attributes, key).filter(|a| a.mutability != Mutability::ReadOnly) {
             once(&mut map, attribute.name, coerce(attribute, value)?)?;
         }
     }

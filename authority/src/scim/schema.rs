@@ -23,6 +23,8 @@ pub enum Kind {
 pub enum Mutability {
     /// The client.
     ReadWrite,
+    /// The client, once: a member comes and goes whole, and no path leads into it.
+    Immutable,
     /// The server alone: what a client says of it is ignored in a body and refused as a path (RFC 7644 §3.5).
     ReadOnly,
 }
@@ -184,7 +186,10 @@ fn kind(word: &str) -> Kind {
     }
 }
 
-/// `immutable` says that a member is replaced whole, and it is.
 fn mutability(word: Option<&str>) -> Mutability {
-    if word == Some("readOnly") { Mutability::ReadOnly } else { Mutability::ReadWrite }
+    match word {
+        Some("readOnly") => Mutability::ReadOnly,
+        Some("immutable") => Mutability::Immutable,
+        _ => Mutability::ReadWrite,
+    }
 }

@@ -178,10 +178,7 @@ fn list(mut old: Vec<Value>, verb: Verb, attribute: &Attribute, value: Option<&V
             let new: Vec<Value> = given.into_iter().filter(|g| have.insert(identity(attribute, g))).collect();
             demote(&mut old, &new);
             old.extend(new);
-            coerce(attribute, &Value::Array(old)).map(|list| match list {
-                Some(Value::Array(list)) => list,
-                _ => Vec::new(),
-            })
+            Ok(old)
         }
     }
 }
@@ -218,8 +215,9 @@ fn elements(
         (_, None) => None,
     };
     let Some(Value::Object(part)) = part else { return Err(ScimError::new(ScimType::InvalidValue, format!("{} is given no value", attribute.name))) };
-    let chosen: Vec<usize> = list.iter().enumerate().filter(|(_, e)| holds(e)).map(|(n, _)| n).collect();
-    if chosen.is_empty() {
+    // Judged before a primary value is demoted.
+    let chosen: Vec<bool> = list.iter().map(holds).collect();
+    if !chosen.contains(&true) {
         // Entra adds a first work address so. A replacement finds nothing to replace (RFC 7644 §3.5.2.3).
         let (Verb::Add, Some(pairs)) = (verb, filter.equalities()) else {
             return Err(ScimError::new(ScimType::NoTarget, format!("the filter holds of no value of {}", attribute.name)));
@@ -243,8 +241,8 @@ fn elements(
     if part.get("primary") == Some(&Value::Bool(true)) {
         demote(list, &[json!({ "primary": true })]);
     }
-    for (n, element) in list.iter_mut().enumerate() {
-        if let (true, Value::Object(map)) = (chosen.contains(&n), element) {
+    for (element, chosen) in list.iter_mut().zip(chosen) {
+        if let (true, Value::Object(map)) = (chosen, element) {
             let old = std::mem::take(map);
             *map = if verb == Verb::Replace && sub.is_none() { part.clone() } else { merged(old, part.clone()) };
         }
