@@ -19,6 +19,7 @@ pub mod log;
 pub mod metrics;
 pub mod oidc;
 pub mod seal;
+pub mod scim;
 pub mod secret;
 pub mod signer;
 pub mod store;
