@@ -74,7 +74,13 @@ pub async fn run(command: Command) -> anyhow::Result<u8> {
         Command::Recover { data, config, reason } => {
             let recovered = match (data, config) {
                 (Some(data), _) => app::recover_at_rest(&data, reason).await?,
-                (None, Some(path)) => app::recover_served(&Config::load(&path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?, reason).await?,
+                (None, Some(path)) => {
+                    app::recover_served(
+                        &Config::load(&path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?,
+                        reason,
+                    )
+                    .await?
+                }
                 (None, None) => bail!("expected --data or --config"),
             };
             println!("{}", recovered.in_words());
@@ -116,7 +122,8 @@ fn check(file: std::fs::File, trust: &TrustFile) -> anyhow::Result<Result<Summar
 
 fn in_words(s: &Summary) -> String {
     let witnesses = if s.witnesses.is_empty() { "unwitnessed".to_owned() } else { format!("witnessed by {}", s.witnesses.join(", ")) };
-    let breaks = s.breaks.iter().map(|b| format!("; at leaf {} the log goes on as {}: {} leaves released as {} are lost", b.leaf, b.origin, b.lost, b.previous));
+    let breaks =
+        s.breaks.iter().map(|b| format!("; at leaf {} the log goes on as {}: {} leaves released as {} are lost", b.leaf, b.origin, b.lost, b.previous));
     let breaks: String = breaks.collect();
     format!(
         "everything follows: {} leaves, {} delegations, {} tokens, {} revocations, {} decisions derived again ({} allowed), {} denials counted; {witnesses}{breaks}",

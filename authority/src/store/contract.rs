@@ -395,7 +395,8 @@ async fn an_epoch_begins_where_the_feed_ends_and_only_there(store: Arc<dyn Store
     let before = store.head().await.unwrap().feed;
     let start = |epoch, from| Change { leaves: vec![vec![7]], ..rows(vec![Row::EpochStart(epoch, from)]) };
     // Elsewhere, not later, beside an item, beside another change.
-    for (n, wrong) in [start(2, FeedHead { seq: 0, ..before }), start(1, before), Change { items: floor(2).items, ..start(2, before) }].into_iter().enumerate() {
+    for (n, wrong) in [start(2, FeedHead { seq: 0, ..before }), start(1, before), Change { items: floor(2).items, ..start(2, before) }].into_iter().enumerate()
+    {
         assert_eq!(one(&*store, 10 + n as u8, wrong).await, Err(Refused::EpochMoved(before)));
     }
     let beside = store.commit(&batch(20, vec![start(2, before), floor(2)])).await.unwrap();

@@ -39,7 +39,8 @@ impl Recovered {
     /// What an operator reads.
     pub fn in_words(&self) -> String {
         let (lost, of) = (self.released.size.saturating_sub(self.kept.size), self.released.size);
-        let what = if lost == 0 { format!("its leaves are not those that {} was released of", self.previous) } else { format!("{lost} of {of} leaves are lost") };
+        let what =
+            if lost == 0 { format!("its leaves are not those that {} was released of", self.previous) } else { format!("{lost} of {of} leaves are lost") };
         format!(
             "The log goes on as {}, the feed in epoch {}: {what}, and the log says so.\nStart the authority. Verifiers with a folder hand back the revocations that they kept; publish a key list that is newer than the database's again.",
             self.origin, self.epoch

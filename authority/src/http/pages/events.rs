@@ -70,6 +70,7 @@ fn says(event: &Event) -> String {
         Event::Receipt(e) => format!("from {}", e.verifier),
         Event::Denials(e) => format!("from {}", e.verifier),
         Event::EpochStart(e) => format!("epoch {} by {}", e.epoch, e.by),
+        Event::Recovered(e) => format!("{} goes on from {} by {}", e.origin, e.previous, e.by),
         Event::VerifierRetired(e) => format!("{} by {}", e.verifier, e.by),
         Event::Coverage(e) => {
             format!("of leaf {}: {} confirmed, {} fenced, {} not covered after {} ms", e.revocation, e.confirmed, e.fenced, e.not_covered, e.waited_ms)
