@@ -96,7 +96,7 @@ async fn the_documented_users_do_what_they_are_for_over_tls_and_nothing_else() {
     let publisher = RedisConfig { url: over_tls(&site.redis, AUTHORITY).0, ..config.clone() }.open().unwrap();
     for (bytes, taken) in [(64 * 1024, true), (1024 * 1024 + 1, false)] {
         let mut connection = publisher.client(None).unwrap().get_multiplexed_async_connection().await.unwrap();
-        let answer = redis::cmd("PUBLISH").arg(CHANNEL).arg(vec![0x83; bytes]).query_async::<u64>(&mut connection).await;
+        let answer = redis::cmd("PUBLISH").arg(CHANNEL).arg(vec![0x83_u8; bytes]).query_async::<u64>(&mut connection).await;
         assert_eq!(answer.is_ok(), taken, "{bytes} bytes: {answer:?}");
     }
 
