@@ -33,9 +33,9 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Revokes one token; when COMMIT returned, by the authority's boot clock, which is this machine's.
-    async fn revoke(&self, tid: String) -> anyhow::Result<u64> {
-        let body = json!({ "what": "token", "id": tid, "reason": "bench" });
+    /// Revokes; when COMMIT returned, by the authority's boot clock, which is this machine's.
+    pub async fn revoke(&self, what: &str, id: &str) -> anyhow::Result<u64> {
+        let body = json!({ "what": what, "id": id, "reason": "bench" });
         let answer = self.http.post(format!("{}/v1/revocations", self.url)).bearer_auth(&self.session).json(&body).send().await?;
         let status = answer.status();
         let answer: Value = answer.json().await.context("the authority answered something that is not JSON")?;
@@ -69,7 +69,7 @@ pub async fn run(spinner: &Arc<Spinner>, canaries: Vec<Arc<Canary>>, asker: Arc<
             spinner.watch(index, canary);
             tokio::time::sleep_until(due).await;
             let asked = SystemClock.boot().0;
-            let committed = asker.revoke(tid).await?;
+            let committed = asker.revoke("token", &tid).await?;
             let heard = async {
                 // Long enough to see an allow that comes too late.
                 tokio::time::sleep(AFTER).await;
@@ -136,4 +136,4 @@ const LEAD: Duration = Duration::from_millis(100);
 /// How long it is watched after.
 const AFTER: Duration = Duration::from_millis(300);
 /// The promise (P4).
-const LATE_US: u64 = 200_000;
+pub const LATE_US: u64 = 200_000;
