@@ -60,7 +60,7 @@ pub enum Command {
     Publish(Publish),
     /// Write the trust file that verifiers and auditors start from
     ///
-    /// Example: procura keys trust --anchor 1f0c… --anchor 77ab… --threshold 2 --authority https://procura.example --out trust.json
+    /// Example: `procura keys trust --anchor 1f0c… --anchor 77ab… --threshold 2 --authority https://procura.example --out trust.json`
     Trust(Trust),
 }
 

@@ -1,7 +1,7 @@
 //! Snapshots of the feed: cut from the last one and what came since, beside the writes (`spec/feed.md`, F18).
 //!
 //! Any replica cuts, and from the same beginning gets the same bytes. What has not changed is named again and not read; a
-//! cut takes the ids of at most [`MAX_ITEMS`] items into memory, and of old segments a handful at a time.
+//! cut takes the ids of at most `MAX_ITEMS` items into memory, and of old segments a handful at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -88,7 +88,7 @@ pub fn signed(row: &SnapshotRow, signer: &dyn Signer) -> Option<SignedMessage> {
     signer.feed_again(&message, &row.key)
 }
 
-/// Cuts one snapshot, of at most [`MAX_ITEMS`] items more than the last. False if nothing came since.
+/// Cuts one snapshot, of at most `MAX_ITEMS` items more than the last. False if nothing came since.
 pub async fn cut(store: &dyn Store, key: Key, at: UtcMillis) -> Result<bool, CutError> {
     let base = base(store).await?;
     let Some(news) = read_on(store, &base).await? else { return Ok(false) };

@@ -44,7 +44,7 @@ fn write(payload_type: &str, payload: &[u8], keyid: String, signature: &[u8; 64]
     serde_json::to_vec(&envelope).map_err(|e| EnvelopeError::Malformed(e.to_string()))
 }
 
-/// The key id in bytes that [`seal`] wrote, read from its fixed place without reading the rest. None for anything else.
+/// The key id in bytes that `seal` wrote, read from its fixed place without reading the rest. None for anything else.
 pub fn claimed_key_id(sealed: &[u8]) -> Option<&str> {
     let (rest, _) = sealed.strip_suffix(b"\"}]}")?.split_at_checked(sealed.len().checked_sub(4 + SIG_CHARS)?)?;
     let rest = rest.strip_suffix(b"\",\"sig\":\"")?;
