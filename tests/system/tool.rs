@@ -109,7 +109,17 @@ async fn garbage_for_tokens_and_proofs_is_refused_and_forgotten() {
     let statuses: Vec<u16> = stream::iter(cut).map(|(a, p)| async move { site_ref.present(&a, &p).await }).buffer_unordered(8).collect().await;
     assert!(statuses.iter().copied().all(refused), "{statuses:?}");
     // The twin: whole, with a proof of this moment, since thousands of requests on a busy machine outlast a proof's 30 s.
-    site.until_allowed().await;
+    // What was seen cut off is still good when it comes whole.
+    let began = Instant::now();
+    loop {
+        site.until_allowed().await;
+        let fresh = site.proof();
+        assert!(refused(site.present(&good, &fresh[..fresh.len() - 1]).await));
+        if site.present(&good, &fresh).await == 200 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "a whole proof is refused after its cut-off twin");
+    }
 
     // By hand: what no client sends.
     let target = path(&wish("acme", "acct/eu/7", 100));
