@@ -11,8 +11,11 @@
 
 mod fault;
 mod mangle;
+mod namespace;
+mod pair;
 mod scene;
 mod site;
+mod standby;
 #[allow(dead_code, unused_imports, reason = "the system tests use the rest")]
 #[path = "../system/support/mod.rs"]
 mod support;
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use fault::FAULTS;
-use scene::Scene;
+use scene::{Outcome, Scene};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,33 +42,36 @@ fn main() -> ExitCode {
     let chosen: Vec<_> = FAULTS.iter().filter(|f| names.is_empty() || names.iter().any(|n| f.name.contains(n.as_str()))).collect();
     if args.iter().any(|a| a == "--list") {
         chosen.iter().for_each(|f| println!("{}: test", f.name));
+        standby::LINES.iter().filter(|l| l.is_named(&names)).for_each(|l| println!("{}: test", l.name));
         return ExitCode::SUCCESS;
     }
+    let standby: Vec<_> = standby::LINES.iter().filter(|l| l.is_named(&names)).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(&chosen, long))
+    runtime.block_on(run(&chosen, &standby, long))
 }
 
-async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
+async fn run(chosen: &[&fault::Fault], standby: &[&standby::Line], long: bool) -> ExitCode {
     let began = Instant::now();
     println!("| fault | revocations survived | late allows | latest allow after commit, ms | stale denials | full view after, s |\n|---|---|---|---|---|---|");
     let mut failed = 0;
     for fault in chosen {
         let lasting = if long { fault.lasts.1 } else { fault.lasts.0 };
         let outcome = Scene::set(if long { 60 } else { 16 }, fault.control).await.run(fault, lasting).await;
-        println!(
-            "| {} | {} | {} | {:.1} | {} | {:.2} |",
-            fault.name,
-            outcome.revocations,
-            outcome.late_allows,
-            outcome.latest_ms,
-            outcome.stale,
-            outcome.full_view.as_secs_f64()
-        );
-        for problem in &outcome.problems {
-            println!("  FAILED: {problem}");
-        }
-        failed += usize::from(!outcome.problems.is_empty());
+        failed += report(fault.name, &outcome);
     }
-    println!("{} faults, {failed} failed, {:.0} s", chosen.len(), began.elapsed().as_secs_f64());
+    for line in standby {
+        failed += report(line.name, &line.run(long).await);
+    }
+    println!("{} faults, {failed} failed, {:.0} s", chosen.len() + standby.len(), began.elapsed().as_secs_f64());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints a line; 1 if it failed.
+fn report(name: &str, o: &Outcome) -> usize {
+    let (view, latest) = (o.full_view.as_secs_f64(), o.latest_ms);
+    println!("| {name} | {} | {} | {latest:.1} | {} | {view:.2} |", o.revocations, o.late_allows, o.stale);
+    for problem in &o.problems {
+        println!("  FAILED: {problem}");
+    }
+    usize::from(!o.problems.is_empty())
 }

@@ -55,9 +55,21 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn start(authority: &str, trust: &Path, control: bool) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([if control { "verifier-without-bound" } else { "verifier" }, authority])
-            .arg(trust)
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args([if control { "verifier-without-bound" } else { "verifier" }, authority]).arg(trust))
+    }
+
+    /// The same with a folder, from which it hands back what an authority has lost.
+    pub fn start_keeping(authority: &str, trust: &Path, folder: &Path) -> Self {
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args(["verifier", authority]).arg(trust).env(KEPT, folder))
+    }
+
+    /// The same, its process begun by another program.
+    pub fn start_by(program: &[&str], authority: &str, trust: &Path) -> Self {
+        Self::spawn(Command::new(program[0]).args(&program[1..]).arg(std::env::current_exe().unwrap()).args(["verifier", authority]).arg(trust))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -173,6 +185,7 @@ pub fn run(authority: &str, trust: &str, bound: Bound) {
     let view = Arc::new(View::new("payments".parse().unwrap(), trust.keys().unwrap()));
     let seen = Arc::new(Seen::default());
     let mut config = FeedConfig::new(authority, trust.anchors, http_client().unwrap());
+    config.folder = std::env::var_os(KEPT).map(PathBuf::from);
     // The spinner notes readings of its own clock only.
     config.clock = Arc::new(Walled(Arc::clone(&clock)));
     config.on_alarm = Box::new({
@@ -288,4 +301,6 @@ fn status(seen: &Seen, client: &FeedClient) -> Status {
     }
 }
 
+/// Where it keeps what it hears; nowhere if it is not named.
+const KEPT: &str = "PROCURA_WATCHER_FOLDER";
 const PAUSE: Duration = Duration::from_micros(500);

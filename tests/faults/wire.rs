@@ -25,6 +25,7 @@ pub enum Way {
 /// A relay of TCP connections to one address.
 pub struct Wire {
     pub at: SocketAddr,
+    target: watch::Sender<SocketAddr>,
     up: watch::Sender<Way>,
     down: watch::Sender<Way>,
     reset: watch::Sender<()>,
@@ -35,9 +36,11 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (up, down, reset) = (watch::Sender::new(Way::Open), watch::Sender::new(Way::Open), watch::Sender::new(()));
-        let wire = Self { at, up: up.clone(), down: down.clone(), reset: reset.clone() };
+        let (target, to) = watch::channel(target);
+        let wire = Self { at, target, up: up.clone(), down: down.clone(), reset: reset.clone() };
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
+                let target = *to.borrow();
                 let (up, down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
                 tokio::spawn(async move {
                     // A dead target refuses: so does its network, by closing.
@@ -59,6 +62,12 @@ impl Wire {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.at)
+    }
+
+    /// Connections of this moment end, and new ones go there.
+    pub fn point(&self, target: SocketAddr) {
+        self.target.send_replace(target);
+        self.reset();
     }
 
     /// From the one who connected to the target, and back.

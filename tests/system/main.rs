@@ -14,6 +14,7 @@ mod redis;
 mod replicas;
 mod roles;
 mod sessions;
+mod standby;
 mod support;
 mod tool;
 mod watch;

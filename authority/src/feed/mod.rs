@@ -163,7 +163,7 @@ impl Feed {
         {
             return Ok(recent);
         }
-        let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;
+        let rows = self.0.read(epoch, seq).await?;
         rows.iter().map(|row| self.0.signed(row)).collect()
     }
 

@@ -4,6 +4,7 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod serve;
+pub mod standby;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
