@@ -131,8 +131,7 @@ impl Pair {
     }
 
     pub async fn kill_replicas(&mut self) {
-        for replica in self.replicas.iter_mut().filter_map(Option::take) {
-            let mut replica = replica;
+        for mut replica in self.replicas.iter_mut().filter_map(Option::take) {
             replica.kill().await;
         }
     }
@@ -207,12 +206,13 @@ impl Pair {
     }
 
     /// The same to be awaited elsewhere, and whose answer it is: see [`Self::answered`].
-    pub fn revoking(&mut self, which: usize, patience: Duration) -> Option<(usize, impl Future<Output = Revoked> + Send + 'static)> {
+    pub fn revoking(&mut self, which: usize, patience: Duration) -> Option<(usize, impl Future<Output = Revoked> + Send + use<>)> {
         let number = self.next;
         let canary = self.canaries.get_mut(number)?;
-        self.next += 1;
         canary.revoked = Some(Revoked::Unknown);
-        Some((number, asked(self.replica(which).data.join("procura.sock"), canary.tid.clone(), patience)))
+        let tid = canary.tid.clone();
+        self.next += 1;
+        Some((number, asked(self.replica(which).data.join("procura.sock"), tid, patience)))
     }
 
     pub fn answered(&mut self, number: usize, answer: Revoked) {
