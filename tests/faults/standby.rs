@@ -158,6 +158,8 @@ async fn alarmed(pair: &mut Pair, mut outcome: Outcome) -> Outcome {
 
 /// The files of an hour ago; and then the right ones, since nothing was to be given up.
 async fn backup(pair: &mut Pair) -> Instant {
+    // It would be ahead of the old files; this line is not about it.
+    pair.standby.kill().await;
     pair.primary.shut_down("INT").await;
     pair.primary.copy_data("old");
     pair.primary.start().await;
