@@ -123,7 +123,7 @@ async fn lost_commits(pair: &mut Pair) -> Instant {
     let before = pair.head().await;
     pair.link.set(Way::Silent, Way::Silent);
     for _ in 0..4 {
-        assert!(matches!(pair.revoke_at(0, ANSWER_WAIT).await, Some(Revoked::At(_))), "nobody waits for the standby");
+        assert!(matches!(pair.revoke_at(0, Duration::from_secs(5)).await, Some(Revoked::At(_))), "nobody waits for the standby");
     }
     pair.known().await;
     pair.all_shown().await;
@@ -197,6 +197,7 @@ async fn old_primary(pair: &mut Pair, lasting: Duration) -> Instant {
     let asked = pair.revoke_at(1, ANSWER_WAIT).await;
     assert!(matches!(asked, Some(Revoked::Unknown)), "answered by a primary without its standby: {asked:?}");
     pair.during(0, lasting).await;
+    assert_eq!(pair.replica(1).get("/readyz").await.0, 503, "vouches for a primary without its standby");
     pair.standby.kill().await;
     pair.poolers[1].point(pair.primary.at);
     Instant::now()
@@ -225,6 +226,7 @@ async fn hot_standby(pair: &mut Pair, lasting: Duration) -> Instant {
     assert!(matches!(asked, Some(Revoked::Unknown)), "a hot standby took a commit: {asked:?}");
     assert_eq!(pair.head().await.0.1, before);
     pair.during(0, lasting).await;
+    assert_eq!(pair.replica(1).get("/readyz").await.0, 503, "vouches for a hot standby");
     pair.poolers[1].point(pair.primary.at);
     Instant::now()
 }
