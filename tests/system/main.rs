@@ -17,4 +17,5 @@ mod sessions;
 mod standby;
 mod support;
 mod tool;
+mod tool_file;
 mod watch;
