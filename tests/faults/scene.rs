@@ -64,7 +64,7 @@ impl Scene {
         let (wire, pulls, front) = (Wire::among(site.all()).await, Wire::among(site.all()).await, Wire::among(site.all()).await);
         let mangler = Mangler::to(front.at).await;
         let (mut hearing, mut publisher) = (None, None);
-        let mut ears = vec![Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(pulls.url())];
+        let mut ears = vec![Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(site.url())];
         if let Some(redis) = &site.redis {
             let way = Wire::to(([127, 0, 0, 1], redis.port).into()).await;
             let prefix = if fault.is_relayed() {
@@ -75,7 +75,7 @@ impl Scene {
             };
             let redis = Some((format!("redis://{}", way.at), prefix));
             ears[0].redis.clone_from(&redis);
-            (ears[2].redis, ears[2].stream) = (redis, false);
+            ears[2] = Ears { authority: pulls.url(), stream: false, redis };
             hearing = Some(way);
         }
         if let Some((stream, head)) = &site.hour_old {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// What happens to bytes in one direction.
@@ -31,6 +32,13 @@ pub struct Wire {
     up: watch::Sender<Way>,
     down: watch::Sender<Way>,
     reset: watch::Sender<()>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 impl Wire {
@@ -44,11 +52,11 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (up, down, reset) = (watch::Sender::new(Way::Open), watch::Sender::new(Way::Open), watch::Sender::new(()));
-        let wire = Self { at, targets: Arc::clone(&targets), up: up.clone(), down: down.clone(), reset: reset.clone() };
-        let turn = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(async move {
+        let (turn, all, ways) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&targets), (up.clone(), down.clone(), reset.clone()));
+        let accepting = tokio::spawn(async move {
+            let (up, down, reset) = ways;
             while let Ok((near, _)) = listener.accept().await {
-                let (targets, turn) = (Arc::clone(&targets), Arc::clone(&turn));
+                let (targets, turn) = (Arc::clone(&all), Arc::clone(&turn));
                 let (up, down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
                 tokio::spawn(async move {
                     // A dead target refuses: so does its network, by closing.
@@ -65,7 +73,7 @@ impl Wire {
                 });
             }
         });
-        wire
+        Self { at, targets, up, down, reset, accepting }
     }
 
     pub fn url(&self) -> String {
