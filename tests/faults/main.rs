@@ -53,7 +53,9 @@ fn main() -> ExitCode {
 
 async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
     let began = Instant::now();
-    println!("| fault | revocations survived | late allows | latest allow after commit, ms | stale denials | full view after, s |\n|---|---|---|---|---|---|");
+    println!(
+        "| fault | revocations survived | late allows | latest allow after commit, ms | stale denials | longest stale, ms | full view after, s |\n|---|---|---|---|---|---|---|"
+    );
     let (mut failed, mut count) = (0, 0);
     // Starting what replicas share takes seconds.
     let mut kept: Option<Site> = None;
@@ -70,12 +72,13 @@ async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
         let (outcome, site) = Scene::set(site, if long { 60 } else { 16 }, fault).await.run(fault, lasting).await;
         kept = site;
         println!(
-            "| {} | {} | {} | {:.1} | {} | {:.2} |",
+            "| {} | {} | {} | {:.1} | {} | {} | {:.2} |",
             fault.name,
             outcome.revocations,
             outcome.late_allows,
             outcome.latest_ms,
             outcome.stale,
+            outcome.longest_stale.as_millis(),
             outcome.full_view.as_secs_f64()
         );
         for problem in &outcome.problems {

@@ -13,6 +13,9 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use futures_util::stream;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -33,7 +36,7 @@ struct Relay {
     /// Messages of streams, and the first answer for the head.
     stream: Recording,
     head: Mutex<Option<Vec<u8>>>,
-    junk: AtomicU64,
+    flooded: AtomicU64,
 }
 
 impl Mangler {
@@ -43,7 +46,7 @@ impl Mangler {
         let (how, is) = watch::channel(Mangling::None);
         let http = reqwest::Client::builder().tcp_nodelay(true).build().unwrap();
         let target = format!("http://{target}");
-        let relay = Arc::new(Relay { target, http, how: is, stream: Mutex::default(), head: Mutex::default(), junk: AtomicU64::new(0) });
+        let relay = Arc::new(Relay { target, http, how: is, stream: Mutex::default(), head: Mutex::default(), flooded: AtomicU64::new(0) });
         let app = axum::Router::new().fallback(pass).with_state(Arc::clone(&relay));
         tokio::spawn(async move { axum::serve(axum::serve::ListenerExt::tap_io(listener, |s| _ = s.set_nodelay(true)), app).await });
         Self { url, how, relay }
@@ -59,9 +62,9 @@ impl Mangler {
         *self.relay.head.lock().unwrap() = Some(head);
     }
 
-    /// Messages of nobody's that a flood has sent.
+    /// Messages that a flood has sent.
     pub fn flooded(&self) -> u64 {
-        self.relay.junk.load(Ordering::Relaxed)
+        self.relay.flooded.load(Ordering::Relaxed)
     }
 }
 
@@ -89,6 +92,12 @@ async fn pass(State(relay): State<Arc<Relay>>, request: Request) -> Response {
 impl Relay {
     fn how(&self) -> Mangling {
         *self.how.borrow()
+    }
+
+    /// Of what was said, anything.
+    fn echo(&self, count: usize) -> Vec<Vec<u8>> {
+        let said = self.stream.lock().unwrap();
+        std::iter::repeat_with(|| said.choose(&mut StdRng::from_os_rng()).cloned()).take(count).flatten().collect()
     }
 
     fn head(&self, answer: String) -> String {
@@ -126,14 +135,20 @@ impl Streaming {
             }
             let mut how = self.relay.how.clone();
             let flood = async {
-                how.wait_for(|h| *h == Mangling::Flood).await.expect("the mangler is there");
+                let is_flood = how.wait_for(|h| matches!(h, Mangling::Flood | Mangling::Echo)).await.map(|how| *how);
                 sleep(FLOOD_EVERY).await;
+                is_flood
             };
             let chunk = tokio::select! {
                 chunk = self.answer.chunk() => chunk.ok()??,
-                () = flood => {
-                    self.relay.junk.fetch_add(FLOOD_AT_ONCE as u64, Ordering::Relaxed);
-                    junk(FLOOD_AT_ONCE).for_each(|m| self.say(&m));
+                // Without the mangler nobody listens either.
+                flood = flood => {
+                    let messages = match flood.ok()? {
+                        Mangling::Echo => self.relay.echo(FLOOD_AT_ONCE),
+                        _ => junk(FLOOD_AT_ONCE).collect(),
+                    };
+                    self.relay.flooded.fetch_add(messages.len() as u64, Ordering::Relaxed);
+                    messages.iter().for_each(|m| self.say(m));
                     continue;
                 }
             };

@@ -48,13 +48,15 @@ struct Canary {
 }
 
 /// One line of the report.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub revocations: usize,
     pub late_allows: u64,
     /// Latest allow after a commit, in milliseconds.
     pub latest_ms: f64,
     pub stale: u64,
+    /// Longest time for which one verifier was stale without a pause.
+    pub longest_stale: Duration,
     pub full_view: Duration,
     pub problems: Vec<String>,
 }
@@ -176,24 +178,30 @@ impl Scene {
         if full_view > HEAL_WITHIN {
             problems.push(format!("full view after {:.1} s: {}", full_view.as_secs_f64(), self.told(&head).await));
         }
-        self.harm(fault, &mut problems).await;
+        let longest_stale = self.harm(fault, &mut problems).await;
         for _ in 0..AFTER {
             self.revoke_next().await;
         }
         // Long enough to see an allow that comes too late.
         sleep(Duration::from_millis(300)).await;
-        let outcome = self.judge(fault, stale, full_view, problems).await;
+        let outcome = Outcome { stale, longest_stale, full_view, ..self.judge(fault, stale, problems).await };
         let reusable = fault.needs == Needs::Shared && !fault.is_kill() && outcome.problems.is_empty();
         (outcome, reusable.then_some(self.site))
     }
 
     /// What the fault did to those whom it should not have touched, and to anybody's memory.
-    async fn harm(&mut self, fault: &Fault, problems: &mut Vec<String>) {
-        for who in fault.unharmed {
-            let longest = Duration::from_micros(self.watchers[*who].status().await.longest_stale_us);
-            if longest > MOMENT {
-                problems.push(format!("verifier {who} was stale for {} ms, although the other way was open", longest.as_millis()));
+    async fn harm(&mut self, fault: &Fault, problems: &mut Vec<String>) -> Duration {
+        let mut longest = Duration::ZERO;
+        for (who, watcher) in self.watchers.iter_mut().enumerate().take(ORIGINAL) {
+            let status = watcher.status().await;
+            let stale = Duration::from_micros(status.longest_stale_us);
+            if stale > MOMENT && fault.unharmed.contains(&who) {
+                problems.push(format!("verifier {who} was stale for {} ms, although another way was open", stale.as_millis()));
             }
+            if !fault.forks() && status.alarms.iter().any(|alarm| alarm.starts_with("Fork")) {
+                problems.push(format!("verifier {who} took it for a fork: {:?}", status.alarms));
+            }
+            longest = longest.max(stale);
         }
         for (who, (watcher, before)) in self.watchers.iter().zip(&self.memory).enumerate() {
             let grown = watcher.resident_kib().saturating_sub(*before);
@@ -201,9 +209,10 @@ impl Scene {
                 problems.push(format!("verifier {who} grew by {grown} KiB"));
             }
         }
+        longest
     }
 
-    async fn judge(&mut self, fault: &Fault, stale: u64, full_view: Duration, mut problems: Vec<String>) -> Outcome {
+    async fn judge(&mut self, fault: &Fault, stale: u64, mut problems: Vec<String>) -> Outcome {
         let gone: Vec<_> = self.canaries.iter().map(|c| c.revoked.is_some()).collect();
         // A machine that is busy makes a verifier stale for a moment at any time: what is judged is each one's word when all of it was right.
         let right = |s: &Status| s.canaries.iter().zip(&gone).all(|((_, verdict, _), gone)| verdict == expected(*gone));
@@ -250,15 +259,13 @@ impl Scene {
             if late_allows == 0 {
                 problems.push("late allows of a verifier without a bound were not found".to_owned());
             }
-            return Outcome { revocations, late_allows, latest_ms: latest as f64 / 1000.0, stale, full_view, problems };
-        }
-        if late_allows > 0 {
+        } else if late_allows > 0 {
             problems.push(format!("{late_allows} late allows"));
         }
         if fault.bites && stale == 0 {
             problems.push("nobody was stale: the fault did nothing".to_owned());
         }
-        Outcome { revocations, late_allows, latest_ms: latest as f64 / 1000.0, stale, full_view, problems }
+        Outcome { revocations, late_allows, latest_ms: latest as f64 / 1000.0, problems, ..Outcome::default() }
     }
 
     /// One more, at the authority itself.

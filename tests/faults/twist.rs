@@ -19,8 +19,10 @@ pub enum Mangling {
     Flip,
     /// Fifty messages of nobody's before each.
     Junk,
-    /// Five thousand a second of nobody's, whatever is said.
+    /// Five thousand a second of nobody's beside what is said.
     Flood,
+    /// As many of what was said already: each is a good one.
+    Echo,
     /// What was recorded, from the beginning, instead of what is said now; answers of then as well.
     Replay,
 }
@@ -39,7 +41,7 @@ impl Twist {
     /// What comes out for what goes in. What passes unharmed is recorded, up to a length.
     pub fn of(&mut self, how: Mangling, message: Vec<u8>, recording: &Recording) -> Vec<Vec<u8>> {
         match how {
-            Mangling::None | Mangling::Flood => {
+            Mangling::None | Mangling::Flood | Mangling::Echo => {
                 record(recording, &message);
                 // What was held back comes when it may.
                 self.held.push(message);
