@@ -239,7 +239,11 @@ pub fn run(ears: &str, trust: &str, bound: Bound) {
     };
     let spinner = std::thread::spawn({
         let (view, clock, seen) = (Arc::clone(&view), Arc::clone(&clock), Arc::clone(&seen));
-        move || spin(&view, &clock, &seen, bound)
+        let (inside, pull) = (runtime.handle().clone(), client.puller());
+        move || {
+            let _inside = inside.enter();
+            spin(&view, &clock, &seen, bound, pull);
+        }
     });
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -297,7 +301,8 @@ fn canary(token: &[u8], key: &str, view: &View) -> Canary {
     Canary { token, proof, last_allow: 0, verdict: "none", revoked: false, after_revoked: 0 }
 }
 
-fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
+/// A stale view is pulled, as the layer of a tool does it; many ask for one pull.
+fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound, pull: impl Fn()) {
     while !seen.stop.load(Ordering::Relaxed) {
         let sweep = seen.sweeps.fetch_add(1, Ordering::Relaxed);
         for (number, canary) in seen.canaries.lock().unwrap().iter_mut().enumerate() {
@@ -329,6 +334,9 @@ fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
             }
             if number == 0 {
                 seen.first(canary.verdict == "stale");
+                if canary.verdict == "stale" {
+                    pull();
+                }
             }
         }
         std::thread::sleep(PAUSE);
