@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::support::PATIENCE;
-use crate::watcher::Watcher;
+use crate::watcher::{Ears, Watcher};
 
 /// The cable between the namespace and this one. The namespace and its end go with the verifier's process, and this end with that.
 pub struct Cable {
@@ -29,7 +29,7 @@ impl Cable {
         ran("ip", &["addr", "add", &format!("{}/30", net(1)), "dev", &near]).await?;
         ran("ip", &["link", "set", &near, "up"]).await?;
         let relay = relay(SocketAddr::from((net(1), 0)), replica).await?;
-        let mut watcher = Watcher::start_by(&["unshare", "-n"], &format!("http://{relay}"), trust);
+        let mut watcher = Watcher::start_by(&["unshare", "-n"], &Ears::stream(format!("http://{relay}")), trust);
         let pid = watcher.pid().to_string();
         let ours = std::fs::read_link("/proc/self/ns/net").map_err(|e| e.to_string())?;
         let began = Instant::now();

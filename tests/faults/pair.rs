@@ -15,7 +15,7 @@ use crate::site::Revoked;
 use crate::support::serve::{Replica, Site};
 use crate::support::standby::{Folder, Node};
 use crate::support::{Agent, PATIENCE, delegated, key, procura, rng, text};
-use crate::watcher::{Status, Watcher};
+use crate::watcher::{Ears, Status, Watcher};
 use crate::wire::Wire;
 
 /// Whether COMMIT waits for the standby.
@@ -91,8 +91,8 @@ impl Pair {
         pair.agent = Some(delegated(&alice, "bot", &pair.holder).await);
         let kept = pair.folder.path().join("kept");
         let trust = pair.replica(0).data.join("trust.json");
-        pair.watchers.push(Watcher::start_keeping(&pair.replica(0).url, &trust, &kept));
-        pair.watchers.push(Watcher::start(&pair.replica(1).url, &trust, false));
+        pair.watchers.push(Watcher::start_keeping(&Ears::stream(&pair.replica(0).url), &trust, &kept));
+        pair.watchers.push(Watcher::start(&Ears::stream(&pair.replica(1).url), &trust, false));
         for number in 0..canaries {
             let (tid, token) = pair.mint(0).await.expect("a token");
             for watcher in &mut pair.watchers {
@@ -271,6 +271,23 @@ impl Pair {
         ((epoch.parse().unwrap(), seq.parse().unwrap()), hash.to_owned())
     }
 
+    /// Denials for want of freshness; the longest stale time is counted from here on.
+    pub async fn mark(&mut self) -> u64 {
+        for watcher in &mut self.watchers {
+            watcher.tell("mark").await;
+        }
+        self.stale().await
+    }
+
+    /// Longest time for which one verifier was stale without a pause.
+    pub async fn longest_stale(&mut self) -> Duration {
+        let mut longest = 0;
+        for watcher in &mut self.watchers {
+            longest = longest.max(watcher.status().await.longest_stale_us);
+        }
+        Duration::from_micros(longest)
+    }
+
     pub async fn stale(&mut self) -> u64 {
         let mut sum = 0;
         for watcher in &mut self.watchers {
@@ -288,6 +305,7 @@ impl Pair {
         if full_view > HEAL_WITHIN {
             problems.push(format!("full view after {:.1} s: {}", full_view.as_secs_f64(), self.told().await));
         }
+        let longest_stale = self.longest_stale().await;
         for _ in 0..AFTER {
             self.revoke_at(1, PATIENCE).await;
         }
@@ -304,7 +322,7 @@ impl Pair {
         if late_allows > 0 {
             problems.push(format!("{late_allows} late allows"));
         }
-        Outcome { revocations: self.revoked(), late_allows, latest_ms, stale, full_view, problems }
+        Outcome { revocations: self.revoked(), late_allows, latest_ms, stale, longest_stale, full_view, problems }
     }
 
     /// What nobody answered is asked for again: from then on it is revoked for certain.
@@ -337,7 +355,7 @@ impl Pair {
     /// A verifier that never heard anything learns the same from the authority alone, and the authority has it all in its tables.
     async fn compare(&mut self, problems: &mut Vec<String>) {
         let trust = self.replica(0).data.join("trust.json");
-        let mut fresh = Watcher::start(&self.replica(1).url, &trust, false);
+        let mut fresh = Watcher::start(&Ears::stream(&self.replica(1).url), &trust, false);
         for (number, canary) in self.canaries.iter().enumerate() {
             fresh.canary(number, &canary.token, &self.holder).await;
         }

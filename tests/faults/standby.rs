@@ -61,7 +61,7 @@ impl Line {
         for _ in 0..3 {
             pair.revoke_next().await;
         }
-        let mut stale = pair.stale().await;
+        let mut stale = pair.mark().await;
         let healed = match self.fault {
             Fault::Failover => failover(&mut pair, lasting).await,
             Fault::LostCommits => lost_commits(&mut pair).await,
@@ -205,7 +205,7 @@ async fn old_primary(pair: &mut Pair, lasting: Duration) -> Instant {
 
 /// Why the old primary must be fenced before the promotion where COMMIT waits for nobody: it goes on vouching. The late allows must be found.
 async fn unfenced(pair: &mut Pair, lasting: Duration) -> Outcome {
-    let stale = pair.stale().await;
+    let stale = pair.mark().await;
     // Up to date, so that nothing is lost: it is the fence alone that is missing.
     let head = pair.head().await.0.1;
     pair.standby.until(&format!("SELECT feed_seq >= {head} FROM head")).await;
@@ -215,7 +215,8 @@ async fn unfenced(pair: &mut Pair, lasting: Duration) -> Outcome {
     let (late_allows, latest_ms) = pair.late(&mut Vec::new()).await;
     let missed = "late allows of a replica at an unfenced asynchronous primary were not found".to_owned();
     let problems = if late_allows == 0 { vec![missed] } else { Vec::new() };
-    Outcome { revocations: pair.revoked(), late_allows, latest_ms, stale: pair.stale().await - stale, full_view: Duration::ZERO, problems }
+    let (stale, longest_stale) = (pair.stale().await - stale, pair.longest_stale().await);
+    Outcome { revocations: pair.revoked(), late_allows, latest_ms, stale, longest_stale, full_view: Duration::ZERO, problems }
 }
 
 async fn hot_standby(pair: &mut Pair, lasting: Duration) -> Instant {
@@ -286,10 +287,18 @@ async fn partition(pair: &mut Pair, lasting: Duration, stale: &mut u64) -> Resul
                 "\n*** NOT RUN: no network namespaces on this machine ({why}). In their place stand the lines of `wire.rs`: black hole, one-way partitions. ***\n"
             );
             println!("  NOT RUN: {why}");
-            return Err(Outcome { revocations: 0, late_allows: 0, latest_ms: 0.0, stale: 0, full_view: Duration::ZERO, problems: Vec::new() });
+            return Err(Outcome {
+                revocations: 0,
+                late_allows: 0,
+                latest_ms: 0.0,
+                stale: 0,
+                longest_stale: Duration::ZERO,
+                full_view: Duration::ZERO,
+                problems: Vec::new(),
+            });
         }
     };
-    *stale = pair.stale().await;
+    *stale = pair.mark().await;
     cable.cut().await;
     pair.during(0, lasting).await;
     cable.join().await;

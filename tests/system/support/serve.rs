@@ -81,7 +81,8 @@ impl Site {
         &self.issuer
     }
 
-    fn command(&self, name: &str) -> Command {
+    /// A replica with the folder of this name, not yet started.
+    pub fn command(&self, name: &str) -> Command {
         let mut serve = Command::new(binary());
         serve.args(["serve", "--json", "--config"]).arg(self.folder.join("procura.toml"));
         serve.env("PROCURA_SERVER__DATA", self.folder.join(name)).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
