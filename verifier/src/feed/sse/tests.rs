@@ -12,9 +12,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tokio::sync::broadcast;
 
+use crate::decision::Mode;
+use crate::feed::ack::{Ack, SignIn, Signed};
 use crate::feed::fixture;
 use crate::feed::message::{Batch, Heartbeat, Item, Message, SignedMessage, genesis_hash};
-use crate::ids::{ClockId, SystemClock, Tid, UtcMillis};
+use crate::ids::{BootTime, Clock, ClockId, SystemClock, Tid, UtcMillis, VerifierId};
+use crate::key_list::{Anchors, UnverifiedKeyList};
+use crate::wire::Canonical as _;
 
 /// An authority's feed: what the verifier's side needs of it.
 struct Authority {
