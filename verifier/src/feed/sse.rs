@@ -434,6 +434,18 @@ impl Drop for Up {
     }
 }
 
+/// Lowers a flag that says that somebody is at it, when they end: by a panic too, after which it would never be done again.
+struct Lowered {
+    shared: Arc<Shared>,
+    flag: fn(&Shared) -> &AtomicBool,
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        (self.flag)(&self.shared).store(false, Ordering::Release);
+    }
+}
+
 struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {

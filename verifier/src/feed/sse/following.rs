@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::time::sleep;
 
-use super::{FetchError, Shared, resync};
+use super::{FetchError, Lowered, Shared, resync};
 use crate::feed::message::FeedError;
 use crate::feed::state::{Alarm, Need};
 use crate::key_list::{KeyListError, UnverifiedKeyList};
@@ -25,14 +25,12 @@ impl Shared {
                 if self.follower_spawned.swap(true, Ordering::AcqRel) {
                     return;
                 }
-                let shared = Arc::clone(self);
+                let spawned = Lowered { shared: Arc::clone(self), flag: |shared| &shared.follower_spawned };
                 tokio::spawn(async move {
-                    let result = shared.follow(need).await;
-                    if let Err(error) = result {
-                        shared.note(&error);
+                    if let Err(error) = spawned.shared.follow(need).await {
+                        spawned.shared.note(&error);
                         sleep(FOLLOW_GAP).await;
                     }
-                    shared.follower_spawned.store(false, Ordering::Release);
                 });
             }
         }
