@@ -44,6 +44,8 @@ pub struct FeedState {
     heard: Option<BootTime>,
     collected: BootTime,
     clock_alarm: bool,
+    /// When this epoch began, by its start, while no heartbeat of it has counted.
+    began: Option<UtcMillis>,
     alarms: Vec<Alarm>,
     counters: FeedCounters,
     /// Who vouched that the snapshot begun with holds everything.
@@ -85,6 +87,7 @@ impl FeedState {
             heard: None,
             collected: BootTime(0),
             clock_alarm: false,
+            began: None,
             alarms: Vec::new(),
             counters: FeedCounters::default(),
             begun_with: None,
@@ -158,7 +161,7 @@ impl FeedState {
             self.ahead.retain(|number, _| *number > loaded.seq);
         } else {
             self.ahead.clear();
-            self.entered = now;
+            self.begin(loaded.issued, now);
         }
         self.next.take_if(|(start, _)| start.epoch <= loaded.epoch);
         (self.epoch, self.base, self.begun_with) = (loaded.epoch, loaded.seq, Some(loaded.key));
@@ -386,13 +389,18 @@ impl FeedState {
             self.alarm(Alarm::Loss { epoch: self.epoch, from_seq: start.last_seq.saturating_add(1) });
         }
         self.epoch = start.epoch;
-        self.entered = now;
         self.base = 0;
         self.chain.clear();
         self.chain.push_back(Link { hash, reached: now });
         self.ahead.clear();
-        self.view.confirm_utc(start.issued, now);
-        self.clock_alarm = false;
+        self.begin(start.issued, now);
+    }
+
+    /// F12: a later epoch is known, of which this was signed. If the authority's clock has jumped, that is confirmed.
+    fn begin(&mut self, issued: UtcMillis, now: BootTime) {
+        self.entered = now;
+        self.view.confirm_utc(issued, now);
+        (self.clock_alarm, self.began) = (false, Some(issued));
     }
 
     fn fork(&mut self, seq: u64, now: BootTime) -> Need {
@@ -417,7 +425,7 @@ impl FeedState {
         self.ahead.clear();
         self.next = None;
         self.waiting.clear();
-        self.begun_with = None;
+        (self.begun_with, self.began) = (None, None);
     }
 
     fn push(&mut self, hash: [u8; 32], now: BootTime) {

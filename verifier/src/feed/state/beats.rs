@@ -38,9 +38,7 @@ impl FeedState {
         });
         let Some(fresh) = self.clocks.fresh(h.clock, h.t_us, now) else {
             self.counters.unmapped += 1;
-            // A hint that there is more, no more than that.
-            let more = h.epoch > self.epoch || (h.epoch == self.epoch && h.head_seq > self.seq());
-            return if more { self.tail() } else { Need::Nothing };
+            return self.hint(h);
         };
         if !self.clocks.advance(h.clock, h.t_us) {
             // An answer older than what this clock said since: it mapped the clock better, and that was all it could do.
@@ -60,17 +58,31 @@ impl FeedState {
             }
             self.view.fence();
         }
-        if !self.view.observe_utc(h.utc, now) {
+        let in_time = match self.began {
+            Some(began) => self.view.observe_utc_after(began, h.utc, now),
+            None => self.view.observe_utc(h.utc, now),
+        };
+        if !in_time {
             if !self.clock_alarm {
                 self.clock_alarm = true;
                 let known = self.view.utc(now).unwrap_or_default();
                 self.alarm(Alarm::Clock { said: h.utc, known });
             }
-            return Need::Nothing;
+            // The epoch start that confirms it may stand in the tail.
+            return self.hint(h);
+        }
+        if h.epoch == self.epoch {
+            self.began = None;
         }
         self.clock_alarm = false;
         let beat = Beat { fresh, epoch: h.epoch, seq: h.head_seq, hash: h.head_hash, utc: h.utc };
         self.judge(beat, now)
+    }
+
+    /// Of a heartbeat that proves nothing: that there may be more, no more than that.
+    fn hint(&self, h: &Heartbeat) -> Need {
+        let more = h.epoch > self.epoch || (h.epoch == self.epoch && h.head_seq > self.seq());
+        if more { self.tail() } else { Need::Nothing }
     }
 
     /// F7: the head at a moment, against what is known here.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::feed::fixture;
 use crate::feed::message::{Heartbeat, Item};
+use crate::feed::snapshot::Manifest;
 use crate::ids::Tid;
 use rand::SeedableRng as _;
 
@@ -20,6 +21,8 @@ struct World {
     hash: [u8; 32],
     list_version: u64,
     list_hash: [u8; 32],
+    /// By how much the authority's clock has jumped.
+    ahead_ms: u64,
     state: FeedState,
     rng: rand::rngs::StdRng,
 }
@@ -34,6 +37,7 @@ fn world() -> World {
         hash: genesis_hash(&fixture::tenant(), 1),
         list_version: 1,
         list_hash: *list.hash(),
+        ahead_ms: 0,
         state: FeedState::new(Arc::new(View::new("payments".parse().unwrap(), list))),
         rng: rand::rngs::StdRng::seed_from_u64(1),
     }
@@ -88,7 +92,7 @@ impl World {
             key_list_version: self.list_version,
             key_list_hash: self.list_hash,
             nonces: nonces.iter().map(|n| n.to_vec()).collect(),
-            ..fixture::heartbeat(self.utc())
+            ..fixture::heartbeat(self.utc().plus(self.ahead_ms))
         }
     }
 
@@ -249,6 +253,51 @@ fn a_clock_that_runs_ahead_proves_no_freshness_until_an_epoch_start_confirms_it(
     let beat = ahead(&w, 3_600_000);
     assert_eq!(w.receive(&beat), Need::Nothing);
     assert!(w.fresh() > before);
+}
+
+/// Nobody runs while the authority recovers: its clock has jumped an hour, and the verifier hears the first beat of the new epoch
+/// before the start of it, which stands in the tail.
+#[test]
+fn an_epoch_start_that_is_read_late_from_the_tail_confirms_the_jump() {
+    for by_snapshot in [false, true] {
+        let mut w = world();
+        let _ = w.pull();
+        w.pass(600_000);
+        let issued = w.utc().plus(3_600_000);
+        let start = EpochStart { tenant: fixture::tenant(), epoch: 2, prev_epoch: 1, last_seq: 0, last_hash: w.hash, issued };
+        let start = SignedMessage::sign(&Message::EpochStart(start), &fixture::feed_key());
+        (w.epoch, w.seq, w.hash) = (2, 0, start.hash());
+        w.batches.push((w.now, start));
+        w.ahead_ms = 3_600_000;
+        if by_snapshot {
+            let _ = w.commit(vec![tid(1)]);
+        }
+        w.pass(5_000);
+        let before = w.fresh();
+        let need = w.pull();
+        assert!(matches!(w.alarms()[..], [Alarm::Clock { .. }]), "nothing confirms it yet");
+        assert_eq!((need, w.fresh()), (Need::Tail { epoch: 1, from_seq: 1 }, before));
+        if by_snapshot {
+            let manifest = Manifest { tenant: fixture::tenant(), epoch: 2, seq: 1, hash: w.hash, issued, segments: vec![] };
+            let signed = SignedMessage::sign(&Message::Manifest(manifest), &fixture::feed_key());
+            let view = Arc::clone(w.state.view());
+            let snapshot = crate::feed::snapshot::Snapshot::verify(&signed, &view.key_list()).unwrap();
+            let loaded = crate::feed::snapshot::Loading::new(snapshot, &view, BootTime(w.now)).finish().unwrap();
+            let _ = w.state.reach(&loaded, BootTime(w.now));
+        } else {
+            assert_eq!(w.follow(need), Need::Nothing);
+        }
+        w.pass(50);
+        assert_eq!((w.pull(), w.alarms()), (Need::Nothing, vec![]), "by snapshot: {by_snapshot}");
+        assert!(w.fresh() > before);
+        // What was confirmed has been used: the next jump waits for the next epoch.
+        w.ahead_ms += 10_000;
+        w.pass(50);
+        let before = w.fresh();
+        let _ = w.pull();
+        assert_eq!(w.fresh(), before);
+        assert!(matches!(w.alarms()[..], [Alarm::Clock { .. }]));
+    }
 }
 
 #[test]
