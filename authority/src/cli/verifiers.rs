@@ -34,6 +34,9 @@ enum Command {
         /// The public key, in hex
         #[arg(long)]
         public_key: Option<Key>,
+        /// The id that it had before a restored backup lost its enrolment: what it signed since is taken in then
+        #[arg(long)]
+        verifier: Option<VerifierId>,
         #[command(flatten)]
         at: At,
     },
@@ -55,13 +58,17 @@ enum Command {
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
     match &args.command {
         None => list(&args.at, http).await,
-        Some(Command::Enroll { audience, key, public_key, at }) => {
+        Some(Command::Enroll { audience, key, public_key, verifier, at }) => {
             let key = match (key, public_key) {
                 (Some(file), None) => Key::of(&crate::signer::file::read_key(file)?),
                 (None, Some(key)) => *key,
                 _ => bail!("expected --key FILE or --public-key HEX"),
             };
-            let enrolled = at.open(http)?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
+            let mut body = json!({ "audience": audience, "key": key });
+            if let (Some(verifier), Some(body)) = (verifier, body.as_object_mut()) {
+                body.insert("verifier".to_owned(), json!(verifier));
+            }
+            let enrolled = at.open(http)?.post("/v1/verifiers", &body).await?;
             if at.json {
                 println!("{enrolled}");
             } else {
