@@ -121,7 +121,7 @@ mod tests {
         assert!(feed.0.send_next(1, 2, signed.clone(), before));
         assert!(feed.recent(1, 1).is_none(), "its key may be dead by now");
         assert!(feed.0.send_next(1, 3, signed, feed.lists()));
-        assert_eq!(feed.recent(1, 2).map(|kept| kept.len()), Some(1));
+        assert_eq!(feed.recent(1, 2).map(|kept| kept.messages.len()), Some(1));
         drop(heard);
     }
 }
