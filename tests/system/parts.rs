@@ -119,7 +119,11 @@ async fn the_database_down_fails_readiness_and_says_which_part() {
     assert!(whole["parts"]["event_key"]["left_secs"].as_u64().unwrap() > 360 * 86_400, "{whole}");
     drop(database);
     let down = until(&one, "database", "failed").await;
-    assert_eq!((&down["status"], &down["ready"]["ok"], &down["ready"]["parts"]["heartbeat"]["state"]), (&json!(503), &json!(false), &json!("failed")), "{down}");
+    assert_eq!(
+        (&down["status"], &down["ready"]["ok"], &down["ready"]["parts"]["heartbeat"]["state"]),
+        (&json!(503), &json!(false), &json!("failed")),
+        "{down}"
+    );
     assert_eq!(one.get("/healthz").await.0, 200);
 }
 

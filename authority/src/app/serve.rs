@@ -52,11 +52,14 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
-    let (store, lock) = open_store(config, lock).await?;
-    let opened = open(config, first, store).await?;
-    carry_beside(config, &opened.context.feed)?;
+    let opening = async {
+        let (store, lock) = open_store(config, lock).await?;
+        anyhow::Ok((open(config, first, store).await?, lock))
+    };
     // It may be down: nothing but signing in waits for it, least of all a revocation.
-    let provider = Provider::seek(config.issuer()?, clock, Box::new(StdRng::from_os_rng())).await?;
+    let finding = async { anyhow::Ok(Provider::seek(config.issuer()?, clock, Box::new(StdRng::from_os_rng())).await?) };
+    let ((opened, lock), provider) = tokio::try_join!(opening, finding)?;
+    carry_beside(config, &opened.context.feed)?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
     let assembly = Assembly { folder, url: public_url, listener, provider, stopping };

@@ -28,7 +28,7 @@ impl From<RelyingParty> for Provider {
 }
 
 impl Provider {
-    /// Asks the provider for its metadata; where it does not answer well within three seconds, asks again without end, with
+    /// Asks the provider for its metadata; where it does not answer well within two seconds, asks again without end, with
     /// pauses that double to half a minute. An error is one of configuration: waiting would not mend it.
     pub async fn seek(config: IssuerConfig, clock: Arc<dyn Clock>, rng: Rng) -> Result<Self, DiscoverError> {
         let provider = Self(Arc::default());
@@ -101,6 +101,6 @@ async fn keep_seeking(inner: Weak<Inner>, config: IssuerConfig, clock: Arc<dyn C
 }
 
 /// An authority that is started beside a provider that hangs is not held up by it.
-const FIRST_WAIT: Duration = Duration::from_secs(3);
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -145,7 +145,9 @@ mod tests {
         assert!(parts(&app.ctx).iter().all(|p| p.condition == Condition::Ok), "{:?}", parts(&app.ctx));
         assert_eq!(find(&app, "event_key").facts.get("left_secs").and_then(Value::as_u64), Some(365 * 86_400));
         app.clock.advance_ms(336 * DAY);
-        for (name, says) in [("event_key", "every tool denies"), ("feed_key", "taken back"), ("log_key", "taken back"), ("root_key", "minted"), ("card_key", "card")] {
+        for (name, says) in
+            [("event_key", "every tool denies"), ("feed_key", "taken back"), ("log_key", "taken back"), ("root_key", "minted"), ("card_key", "card")]
+        {
             let part = find(&app, name);
             assert_eq!(part.condition, Condition::Degraded, "{name}");
             assert!(part.says.as_ref().is_some_and(|s| s.contains(says) && s.contains("publish a key list")), "{part:?}");

@@ -6,6 +6,7 @@ use procura_verifier::claims::Block0;
 use procura_verifier::feed::message::{Batch, Item, Message};
 use procura_verifier::ids::{ClockId, Key, Tenant, UtcMillis};
 use procura_verifier::key_list::{KeyList, KeyUse};
+use procura_verifier::wire::Canonical as _;
 
 use super::super::beat::Pulse;
 use super::super::bus::Heard;
