@@ -186,7 +186,12 @@ impl Feed {
     /// What is not in memory any more is read and signed on threads of its own, a bounded number of pages at a time; a client that
     /// asks for too many at once is refused as busy.
     pub async fn page(&self, client: Client, epoch: u64, seq: u64) -> Result<Page, FeedUnavailable> {
-        // Short of what others committed, memory would send the reader back for the rest.
+        // Short of what others committed, memory would send the reader back for the rest. Where it cannot catch up the store is asked.
+        if self.0.is_behind()
+            && let Err(e) = self.0.catch_up_once().await
+        {
+            tracing::debug!(error = %e, "a page of the tail does not wait for the commits of others");
+        }
         if !self.0.is_behind()
             && let Some(recent) = self.recent(epoch, seq)
         {

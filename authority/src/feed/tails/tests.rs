@@ -102,12 +102,17 @@ async fn behind(revocations: u8) -> (App, Feed, Arc<Gated>) {
     for n in 0..revocations {
         revoke(&app.ctx, &Principal::LocalOperator, Target::HolderKey(key(n)), None, None).await.unwrap();
     }
+    let (feed, signer) = beside(&app, Arc::clone(&app.ctx.store)).await;
+    (app, feed, signer)
+}
+
+/// A feed of another process on that store, with the same keys.
+async fn beside(app: &App, store: Arc<dyn crate::store::Store>) -> (Feed, Arc<Gated>) {
     let signer = Arc::new(Gated { inner: Arc::clone(&app.ctx.signer), state: Mutex::default(), changed: Condvar::new() });
-    let (head, list) = (app.ctx.store.head().await.unwrap(), app.ctx.keys.load());
+    let (head, list) = (store.head().await.unwrap(), app.ctx.keys.load());
     let pulse =
         Pulse::new(tenant(), app.clock.clone(), signer.clone(), ClockId::from_bytes([1; 16]), head.feed, head.tree, (list.payload().version, *list.hash()));
-    let feed = Feed::start(Arc::clone(&app.ctx.store), signer.clone(), Arc::new(pulse));
-    (app, feed, signer)
+    (Feed::start(Arc::clone(&store), signer.clone(), Arc::new(pulse.proven_by(&store))), signer)
 }
 
 fn peer(n: u8) -> Client {
@@ -182,6 +187,33 @@ async fn a_flood_of_one_leaves_room_for_another_and_a_new_key_list_forgets_what_
     assert_eq!(feed.tail(1, 0).await.unwrap(), messages, "the same bytes by the same key");
     assert_eq!(signed(), before + 3, "by a key that lives under the new list");
     drop(app);
+}
+
+/// Verifiers that hear of another replica's commit before this one does ask all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_asks_a_replica_which_is_behind_is_served_by_one_reading() {
+    const MESSAGES: u8 = 5;
+    let (_, url) = crate::store::postgres::server::Server::shared().database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let open = async || Arc::new(crate::store::postgres::Postgres::open(&url, tenant()).await.unwrap()) as Arc<dyn crate::store::Store>;
+    let app = start(open().await, folder.path()).await.unwrap();
+    let (feed, signer) = beside(&app, open().await).await;
+    for n in 0..MESSAGES {
+        revoke(&app.ctx, &Principal::LocalOperator, Target::HolderKey(key(n)), None, None).await.unwrap();
+    }
+    let mut hints = feed.0.store.shared().unwrap().hints();
+    hints.wait_for(|hint| hint.feed >= (1, u64::from(MESSAGES))).await.unwrap();
+    assert!(feed.0.is_behind());
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let feed = feed.clone();
+            tokio::spawn(async move { feed.page(peer(1), 1, 0).await })
+        })
+        .collect();
+    for asked in crowd {
+        assert_eq!(asked.await.unwrap().unwrap().messages.len(), usize::from(MESSAGES), "nobody is sent away");
+    }
+    assert_eq!(signer.state.lock().unwrap().signed, usize::from(MESSAGES));
 }
 
 /// A verifier takes 8 MiB of a page, in base64url: one that is longer it can never read.
