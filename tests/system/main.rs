@@ -15,6 +15,7 @@ mod redis;
 mod replicas;
 mod roles;
 mod sessions;
+mod standby;
 mod support;
 mod tool;
 mod tool_file;

@@ -20,6 +20,7 @@ use super::{Assembly, Running, export, private_folder, write_whole};
 use crate::config::{Config, DatabaseUrl};
 use crate::feed::Feed;
 use crate::feed::redis::RedisBus;
+use crate::keys::proposal::Proposal;
 use crate::oidc::provider::Provider;
 use crate::seal::SessionSecret;
 use crate::signer::file::{AnchorFile, FileSigner};
@@ -154,11 +155,14 @@ async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> a
     Ok((start, list))
 }
 
-/// A signed key list: its bytes, or the same as base64url.
+/// A signed key list: the file that `procura keys sign` writes, the list's bytes, or those as base64url.
 fn read_list(path: &Path) -> anyhow::Result<UnverifiedKeyList> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("cannot read keys.first_list {}", path.display()))?;
     file.take(MAX_LIST_BYTES).read_to_end(&mut bytes)?;
+    if let Ok(proposal) = Proposal::from_json(&bytes) {
+        return Ok(proposal.list);
+    }
     if let Ok(list) = UnverifiedKeyList::from_bytes(&bytes) {
         return Ok(list);
     }

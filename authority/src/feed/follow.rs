@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{FeedUnavailable, Inner, MAX_TAIL};
 use crate::checkpoints::{Checkpoints, FollowError};
 use crate::signer::released::ReleaseError;
-use crate::store::shared::Hint;
+use crate::store::shared::{Hint, settled};
+use crate::store::{FeedRow, StoreError};
 
 impl Inner {
     /// True if the head is further than what was published, by a beat or by another process's word.
@@ -19,6 +20,17 @@ impl Inner {
         let (head, hint) = (self.pulse.head(), shared.hints().borrow().feed);
         let published = self.published();
         hint.max((head.epoch, head.seq)) > (published.epoch, published.seq)
+    }
+
+    /// What is stored after a number, and durable: what no beat and no commit of this process has shown to be is asked about.
+    pub(super) async fn read(&self, epoch: u64, seq: u64) -> Result<Vec<FeedRow>, FeedUnavailable> {
+        let down = |e: StoreError| FeedUnavailable::Store(e.to_string());
+        let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(down)?;
+        let head = self.pulse.head();
+        if rows.last().is_some_and(|last| (last.epoch, last.seq) > (head.epoch, head.seq)) {
+            settled(&*self.store).await.map_err(down)?;
+        }
+        Ok(rows)
     }
 
     /// Publishes what is stored after what was published last.
@@ -45,7 +57,7 @@ impl Inner {
                 let published = self.published();
                 (published.epoch, published.seq, published.list)
             };
-            let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
+            let rows = self.read(epoch, seq).await?;
             for row in &rows {
                 // A hole means that this process's own writer was faster: what it published is skipped on the next round.
                 if !self.send_next(row.epoch, row.seq, self.signed(row)?, list) {

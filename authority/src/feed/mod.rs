@@ -206,7 +206,7 @@ impl Feed {
             return Ok(page);
         }
         let list = self.lists();
-        let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;
+        let rows = self.0.read(epoch, seq).await?;
         let inner = Arc::clone(&self.0);
         in_turn(turn, move || inner.sign_page(&rows, list)).await?
     }

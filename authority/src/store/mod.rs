@@ -428,7 +428,8 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>>;
     /// The answer remembered under an idempotency key.
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>>;
-    /// True if the batch with this id was committed. Waits for a commit that is still under way, so that a `false` stays true.
+    /// True if the batch with this id was committed and is durable. Waits for a commit that is still under way, so that a
+    /// `false` stays true; an error while it is not known.
     /// Remembered for the last thousand batches (SQLite) or an hour (PostgreSQL).
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool>;
     /// What there is beyond where other processes write the same database.

@@ -184,6 +184,8 @@ impl Context {
         if answered.answer.request != once.request {
             return Err(RecallError::OtherRequest);
         }
+        // Whoever committed it may not have been allowed to answer yet.
+        crate::store::shared::settled(&*self.store).await.map_err(|e| RecallError::Unavailable(e.into()))?;
         let body = serde_json::from_str(&answered.answer.body).map_err(|e| RecallError::Unavailable(Unavailable::Store(e.to_string())))?;
         Ok(Some((body, answered.placed)))
     }

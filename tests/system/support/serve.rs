@@ -85,7 +85,8 @@ impl Site {
         self.provider = provider;
     }
 
-    fn command(&self, name: &str) -> Command {
+    /// A replica with the folder of this name, not yet started.
+    pub fn command(&self, name: &str) -> Command {
         let mut serve = Command::new(binary());
         serve.args(["serve", "--json", "--config"]).arg(self.folder.join("procura.toml"));
         serve.env("PROCURA_SERVER__DATA", self.folder.join(name)).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -97,9 +98,15 @@ impl Site {
 
     /// Starts a replica with a folder of its own. The one called `one` listens at the public URL.
     pub async fn replica(&self, name: &str, args: &[&str]) -> Replica {
+        self.replica_with(name, args, &[]).await
+    }
+
+    /// The same with settings of its own, by the environment.
+    pub async fn replica_with(&self, name: &str, args: &[&str], settings: &[(&str, String)]) -> Replica {
         let data = self.folder.join(name);
         let said = data.with_extension("stderr");
         let mut command = self.command(name);
+        command.envs(settings.iter().map(|(k, v)| (k, v)));
         let mut child = command.args(args).stderr(std::fs::File::options().create(true).append(true).open(&said).unwrap()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("`procura serve` starts").unwrap();
