@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod keys;
 mod kill;
+mod parts;
 mod recover;
 mod redis;
 mod replicas;

@@ -10,6 +10,7 @@ pub mod enroll_verifier;
 pub mod events;
 pub mod inspect;
 pub mod issue;
+pub mod parts;
 pub mod publish_keys;
 pub mod receipts;
 pub mod recover;
@@ -23,6 +24,8 @@ pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod killed_root;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]

@@ -169,6 +169,12 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             f.verifier_keys.insert(Key::from_bytes(fixed(&key, "verifier", "key")?));
         }
     }
+    if !needs.root_keys.is_empty() {
+        let wanted = all(needs.root_keys.iter().map(Key::as_bytes));
+        for key in ids(c, "SELECT key FROM killed_root_key WHERE tenant = $1 AND key = ANY($2)", t, wanted).await? {
+            f.killed_root_keys.insert(Key::from_bytes(fixed(&key, "killed_root_key", "key")?));
+        }
+    }
     if !needs.delegations.is_empty() {
         let rows: Vec<(Vec<u8>, i64, Option<i64>)> = sqlx::query_as("SELECT id, version, revoked_ms FROM delegation WHERE tenant = $1 AND id = ANY($2)")
             .bind(t)
@@ -384,6 +390,9 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             .bind(scope_bytes(scope))
             .bind(big(*to)?),
         Row::KeyList(version, signed) => sqlx::query("INSERT INTO key_list (tenant, version, signed) VALUES ($1, $2, $3)").bind(t).bind(big(*version)?).bind(signed),
+        Row::RootKeyKilled(key) => {
+            sqlx::query("INSERT INTO killed_root_key (tenant, key) VALUES ($1, $2) ON CONFLICT DO NOTHING").bind(t).bind(key.as_bytes().as_slice())
+        }
         Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms, retired_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO UPDATE SET retired_ms = excluded.retired_ms")
             .bind(t)
             .bind(v.id.as_bytes().as_slice())
