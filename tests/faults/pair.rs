@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use procura_sdk::client::MintRequest;
+use procura_sdk::client::{ClientError, MintRequest};
 use procura_verifier::ids::DelegationId;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -94,7 +94,7 @@ impl Pair {
         pair.watchers.push(Watcher::start_keeping(&Ears::stream(&pair.replica(0).url), &trust, &kept));
         pair.watchers.push(Watcher::start(&Ears::stream(&pair.replica(1).url), &trust, false));
         for number in 0..canaries {
-            let (tid, token) = pair.mint(0).await.expect("a token");
+            let (tid, token) = pair.mint(0).await.unwrap_or_else(|e| panic!("a token: {e}\n{}", pair.log_of(0)));
             for watcher in &mut pair.watchers {
                 watcher.canary(number, &token, &pair.holder).await;
             }
@@ -173,11 +173,11 @@ impl Pair {
         std::mem::swap(&mut self.primary, &mut self.standby);
     }
 
-    pub async fn mint(&self, which: usize) -> Option<(String, Vec<u8>)> {
+    async fn mint(&self, which: usize) -> Result<(String, Vec<u8>), ClientError> {
         let (agent, delegation) = self.agent.as_ref().unwrap();
         let replica = self.replica(which);
-        let minted = agent.at(&replica.http, &replica.public_url).mint(&MintRequest { delegation: *delegation, ttl_secs: None }, &mut rng()).await.ok()?;
-        Some((minted.claims().claimed().tid.to_string(), minted.seal().unwrap().as_bytes().to_vec()))
+        let minted = agent.at(&replica.http, &replica.public_url).mint(&MintRequest { delegation: *delegation, ttl_secs: None }, &mut rng()).await?;
+        Ok((minted.claims().claimed().tid.to_string(), minted.seal().unwrap().as_bytes().to_vec()))
     }
 
     /// Mints at a replica without end, until it is aborted.
@@ -325,15 +325,19 @@ impl Pair {
         Outcome { revocations: self.revoked(), late_allows, latest_ms, stale, longest_stale, full_view, problems }
     }
 
-    /// What nobody answered is asked for again: from then on it is revoked for certain.
+    /// What nobody answered is asked for again, all at once: from then on it is revoked for certain.
     async fn ask_again(&mut self) {
-        for number in 0..self.canaries.len() {
-            if matches!(self.canaries[number].revoked, Some(Revoked::Unknown)) {
-                let answer = asked(self.replica(0).data.join("procura.sock"), self.canaries[number].tid.clone(), PATIENCE).await;
+        let socket = self.replica(0).data.join("procura.sock");
+        let open = self.canaries.iter_mut().filter(|c| matches!(c.revoked, Some(Revoked::Unknown)));
+        let asking = open.map(|canary| {
+            let asking = asked(socket.clone(), canary.tid.clone(), PATIENCE);
+            async move {
+                let answer = asking.await;
                 assert!(!matches!(answer, Revoked::Unknown), "the authority answers after the fault");
-                self.canaries[number].revoked = Some(answer);
+                canary.revoked = Some(answer);
             }
-        }
+        });
+        futures_util::future::join_all(asking).await;
     }
 
     /// How long after that moment every verifier has the head of the database, and denies what was revoked and nothing else.

@@ -66,7 +66,7 @@ impl Scene {
         let (wire, pulls, front) = (Wire::among(site.all()).await, Wire::among(site.all()).await, Wire::among(site.all()).await);
         let mangler = Mangler::to(front.at).await;
         let (mut hearing, mut publisher) = (None, None);
-        let mut ears = vec![Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(site.url())];
+        let mut ears = [Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(site.url())];
         if let Some(redis) = &site.redis {
             let way = Wire::to(([127, 0, 0, 1], redis.port).into()).await;
             let prefix = if fault.is_relayed() {
