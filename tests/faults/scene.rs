@@ -66,7 +66,7 @@ impl Scene {
         let (wire, pulls, front) = (Wire::among(site.all()).await, Wire::among(site.all()).await, Wire::among(site.all()).await);
         let mangler = Mangler::to(front.at).await;
         let (mut hearing, mut publisher) = (None, None);
-        let mut ears = vec![Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(site.url())];
+        let mut ears = [Ears::stream(wire.url()), Ears::stream(mangler.url.clone()), Ears::stream(site.url())];
         if let Some(redis) = &site.redis {
             let way = Wire::to(([127, 0, 0, 1], redis.port).into()).await;
             let prefix = if fault.is_relayed() {
@@ -374,7 +374,7 @@ const fn expected(gone: bool) -> &'static str {
 /// Verifiers that were there from the beginning.
 const ORIGINAL: usize = 3;
 /// How long somebody may be stale who has another way open.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_secs(2);
 const MAX_GROWN_KIB: u64 = 64 * 1024;
 /// Revocations after the fault.
 const AFTER: usize = 2;

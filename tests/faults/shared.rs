@@ -54,7 +54,7 @@ impl Site {
         let mut answer = http.get(url).header("accept", "text/event-stream").send().await.unwrap().error_for_status().unwrap();
         let mut said = String::new();
         while said.matches("\n\n").count() < RECORDED {
-            said += &String::from_utf8(answer.chunk().await.unwrap().expect("the stream goes on").to_vec()).unwrap();
+            said += std::str::from_utf8(&answer.chunk().await.unwrap().expect("the stream goes on")).unwrap();
         }
         let whole = said.rsplit_once("\n\n").unwrap().0;
         let messages = whole.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).map(|data| BASE64.decode(data.trim_end()).unwrap());
