@@ -13,10 +13,13 @@ mod channel;
 mod fault;
 mod load;
 mod mangle;
+mod namespace;
+mod pair;
 mod remint;
 mod scene;
 mod shared;
 mod site;
+mod standby;
 #[allow(dead_code, unused_imports, reason = "the system tests use the rest")]
 #[path = "../system/support/mod.rs"]
 mod support;
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use fault::{FAULTS, Needs};
-use scene::Scene;
+use scene::{Outcome, Scene};
 use site::Site;
 
 fn main() -> ExitCode {
@@ -45,13 +48,15 @@ fn main() -> ExitCode {
     let chosen: Vec<_> = FAULTS.iter().filter(|f| names.is_empty() || names.iter().any(|n| f.name.contains(n.as_str()))).collect();
     if args.iter().any(|a| a == "--list") {
         chosen.iter().for_each(|f| println!("{}: test", f.name));
+        standby::LINES.iter().filter(|l| l.is_named(&names)).for_each(|l| println!("{}: test", l.name));
         return ExitCode::SUCCESS;
     }
+    let standby: Vec<_> = standby::LINES.iter().filter(|l| l.is_named(&names)).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(&chosen, long))
+    runtime.block_on(run(&chosen, &standby, long))
 }
 
-async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
+async fn run(chosen: &[&fault::Fault], standby: &[&standby::Line], long: bool) -> ExitCode {
     let began = Instant::now();
     println!(
         "| fault | revocations survived | late allows | latest allow after commit, ms | stale denials | longest stale, ms | full view after, s |\n|---|---|---|---|---|---|---|"
@@ -71,21 +76,23 @@ async fn run(chosen: &[&fault::Fault], long: bool) -> ExitCode {
         };
         let (outcome, site) = Scene::set(site, if long { 60 } else { 16 }, fault).await.run(fault, lasting).await;
         kept = site;
-        println!(
-            "| {} | {} | {} | {:.1} | {} | {} | {:.2} |",
-            fault.name,
-            outcome.revocations,
-            outcome.late_allows,
-            outcome.latest_ms,
-            outcome.stale,
-            outcome.longest_stale.as_millis(),
-            outcome.full_view.as_secs_f64()
-        );
-        for problem in &outcome.problems {
-            println!("  FAILED: {problem}");
-        }
-        failed += usize::from(!outcome.problems.is_empty());
+        failed += report(fault.name, &outcome);
+    }
+    drop(kept);
+    for line in standby {
+        count += 1;
+        failed += report(line.name, &line.run(long).await);
     }
     println!("{count} faults, {failed} failed, {:.0} s", began.elapsed().as_secs_f64());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints a line; 1 if it failed.
+fn report(name: &str, o: &Outcome) -> usize {
+    let (view, latest, longest) = (o.full_view.as_secs_f64(), o.latest_ms, o.longest_stale.as_millis());
+    println!("| {name} | {} | {} | {latest:.1} | {} | {longest} | {view:.2} |", o.revocations, o.late_allows, o.stale);
+    for problem in &o.problems {
+        println!("  FAILED: {problem}");
+    }
+    usize::from(!o.problems.is_empty())
 }

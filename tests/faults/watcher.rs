@@ -47,6 +47,10 @@ impl Ears {
     pub fn stream(authority: impl Into<String>) -> Self {
         Self { authority: authority.into(), stream: true, redis: None }
     }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap()
+    }
 }
 
 /// What one verifier saw.
@@ -81,15 +85,23 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn start(ears: &Ears, trust: &Path, control: bool) -> Self {
+        let mode = if control { "verifier-without-bound" } else { "verifier" };
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args([mode, &ears.to_json()]).arg(trust))
+    }
+
+    /// The same with a folder, from which it hands back what an authority has lost.
+    pub fn start_keeping(ears: &Ears, trust: &Path, folder: &Path) -> Self {
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args(["verifier", &ears.to_json()]).arg(trust).env(KEPT, folder))
+    }
+
+    /// The same, its process begun by another program.
+    pub fn start_by(program: &[&str], ears: &Ears, trust: &Path) -> Self {
+        Self::spawn(Command::new(program[0]).args(&program[1..]).arg(std::env::current_exe().unwrap()).args(["verifier", &ears.to_json()]).arg(trust))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let born = SystemClock.boot().0;
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([if control { "verifier-without-bound" } else { "verifier" }, &serde_json::to_string(ears).unwrap()])
-            .arg(trust)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let tell = child.stdin.take().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { born, child, tell, said }
@@ -227,6 +239,7 @@ pub fn run(ears: &str, trust: &str, bound: Bound) {
         redis.channel_prefix = prefix.unwrap_or(redis.channel_prefix);
         redis.open().unwrap()
     });
+    config.folder = std::env::var_os(KEPT).map(PathBuf::from);
     // The spinner notes readings of its own clock only.
     config.clock = Arc::new(Walled(Arc::clone(&clock)));
     config.on_alarm = Box::new({
@@ -361,4 +374,6 @@ fn status(seen: &Seen, client: &FeedClient) -> Status {
     }
 }
 
+/// Where it keeps what it hears; nowhere if it is not named.
+const KEPT: &str = "PROCURA_WATCHER_FOLDER";
 const PAUSE: Duration = Duration::from_micros(500);

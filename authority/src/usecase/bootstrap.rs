@@ -96,6 +96,9 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
             return Err(BootstrapError::NotListed { usage });
         }
     }
+    for key in start.store.killed_root_keys().await? {
+        keys.kill_root(key);
+    }
     start.signer.follow(Arc::clone(&keys));
     let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, session_secret, origin, grants, .. } = start;
     let seals = Seals::new(&session_secret, &tenant);
