@@ -374,7 +374,7 @@ const fn expected(gone: bool) -> &'static str {
 /// Verifiers that were there from the beginning.
 const ORIGINAL: usize = 3;
 /// How long somebody may be stale who has another way open.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_secs(2);
 const MAX_GROWN_KIB: u64 = 64 * 1024;
 /// Revocations after the fault.
 const AFTER: usize = 2;

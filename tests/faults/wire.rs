@@ -57,8 +57,18 @@ impl Wire {
             let (up, down, reset) = ways;
             while let Ok((near, _)) = listener.accept().await {
                 let (targets, turn) = (Arc::clone(&all), Arc::clone(&turn));
-                let (up, down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
+                let (mut up, mut down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
                 tokio::spawn(async move {
+                    // Its handshake would be silence, too: whoever asked gives up.
+                    let asked = Instant::now();
+                    for way in [&mut up, &mut down] {
+                        if way.wait_for(|w| *w != Way::Silent).await.is_err() {
+                            return;
+                        }
+                    }
+                    if asked.elapsed() > HANDSHAKE_WAIT {
+                        return;
+                    }
                     // A dead target refuses: so does its network, by closing.
                     let Some(far) = connect(&targets, &turn).await else { return };
                     _ = near.set_nodelay(true);
@@ -155,3 +165,6 @@ async fn carry(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp
     };
     tokio::join!(read, write);
 }
+
+/// As long as clients wait for a connection.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(1);
