@@ -61,7 +61,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
                 (None, Some(key)) => *key,
                 _ => bail!("expected --key FILE or --public-key HEX"),
             };
-            let enrolled = at.open(http)?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
+            let enrolled = at.open(http).await?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
             if at.json {
                 println!("{enrolled}");
             } else {
@@ -70,7 +70,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Retire { verifier, reason, at }) => {
-            let retired = at.open(http)?.post("/v1/verifiers/retire", &json!({ "verifier": verifier, "reason": reason })).await?;
+            let retired = at.open(http).await?.post("/v1/verifiers/retire", &json!({ "verifier": verifier, "reason": reason })).await?;
             if at.json {
                 println!("{retired}");
             } else {
@@ -82,7 +82,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
 }
 
 async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
-    let answer = at.open(http)?.get("/v1/verifiers").await?;
+    let answer = at.open(http).await?.get("/v1/verifiers").await?;
     if at.json {
         println!("{answer}");
         return Ok(());

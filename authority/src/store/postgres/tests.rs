@@ -379,7 +379,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let mut c = Server::shared().connect(&name).await;
     run(&mut c, write::BEGIN).await;
     run(&mut c, "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL idle_in_transaction_session_timeout = 0").await;
-    let sources = [include_str!("../postgres.rs"), include_str!("write.rs"), include_str!("session.rs")].concat();
+    let sources = [include_str!("../postgres.rs"), include_str!("write.rs"), include_str!("session.rs"), include_str!("used.rs")].concat();
     let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE ", "INSERT "].iter().any(|verb| text.starts_with(verb))).collect();
     assert!(statements.len() > 50, "{} statements", statements.len());
     for (n, sql) in statements.into_iter().enumerate() {
