@@ -303,11 +303,6 @@ pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
 #[error("{0} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again")]
 pub struct NotRunning(PathBuf);
 
-/// What use cases work with, from a folder in which nobody runs; held as long as it lives.
-pub async fn at_rest(folder: &Path) -> anyhow::Result<Arc<Context>> {
-    Ok(open(FolderLock::take(folder)?, folder, &authority_of(folder)?, "").await?.context)
-}
-
 fn authority_of(folder: &Path) -> anyhow::Result<String> {
     let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;
     Ok(TrustFile::from_json(&trust)?.authority)

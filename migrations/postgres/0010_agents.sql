@@ -5,6 +5,10 @@ ALTER TABLE agent ADD COLUMN stopped_by BYTEA CHECK (stopped_by IS NULL OR octet
 ALTER TABLE agent_key ADD COLUMN ends_ms BIGINT;
 CREATE INDEX agent_key_ending ON agent_key (tenant, ends_ms) WHERE ends_ms IS NOT NULL AND state = 'live';
 
+-- Living keys first: revoked ones must not crowd them out of a bounded list.
+DROP INDEX agent_key_by_agent;
+CREATE INDEX agent_key_by_agent ON agent_key (tenant, agent, state, added_ms DESC, key);
+
 -- What receipts have shown of a delegation: each token, each link under it, how often and when last.
 -- `lid` and `parent` are empty for the token itself; `agent` is null for a link to a bare key.
 CREATE TABLE used (

@@ -108,6 +108,8 @@ enum Command {
 const EXIT_CODES: &str = "Exit codes: 0 done or yes, 1 failed or no, 2 not a command line, 3 the authority is unavailable (`revoke` and `drill` also 4, `log replay` and `log explain` 10 to 16). \
 With --json an error is one line of JSON on standard error: {\"code\", \"message\", \"request_id\"}.";
 
+const LONGEST_EXPORT: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// Runs a command line; says the exit code. The process has its TLS provider.
 pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     let http = || reqwest::Client::builder().tcp_nodelay(true).timeout(std::time::Duration::from_secs(30)).build().context("no HTTP client");
@@ -136,7 +138,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Drill(args) => drill::run(&args, &http()?).await,
         Command::Verifiers(args) => verifiers::run(&args, &http()?).await.map(done),
         // A bundle takes as long as the log is long.
-        Command::Log(command) => log::run(command, &reqwest::Client::builder().tcp_nodelay(true).build()?).await,
+        Command::Log(command) => log::run(command, &reqwest::Client::builder().tcp_nodelay(true).timeout(LONGEST_EXPORT).build()?).await,
         Command::Token(command) => token::run(&command, http()?).await.map(held),
         Command::Completions(args) => completions::run(&args).map(done),
         // Streams of the feed have no end: no overall timeout.

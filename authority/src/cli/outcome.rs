@@ -4,6 +4,7 @@ use procura_sdk::client::ClientError;
 use serde_json::{Value, json};
 
 use super::door::{Refused, Unreachable};
+use crate::app::NotRunning;
 
 /// Done; of a question, yes.
 pub const OK: u8 = 0;
@@ -25,11 +26,16 @@ pub struct Usage(pub String);
 pub fn code(e: &anyhow::Error) -> u8 {
     let is_ours = |status: u16| status >= 500;
     for cause in e.chain() {
-        if cause.is::<Usage>() {
+        // A URL that is none.
+        let not_sent = |e: &reqwest::Error| e.is_builder();
+        let wrong = cause.downcast_ref::<reqwest::Error>().is_some_and(not_sent)
+            || matches!(cause.downcast_ref::<ClientError>(), Some(ClientError::Unreachable(e)) if not_sent(e));
+        if cause.is::<Usage>() || wrong {
             return USAGE;
         }
         let ours = cause.downcast_ref::<Refused>().is_some_and(|r| is_ours(r.status))
             || cause.is::<Unreachable>()
+            || cause.is::<NotRunning>()
             || cause.is::<reqwest::Error>()
             || match cause.downcast_ref::<ClientError>() {
                 Some(ClientError::Refused { status, .. }) => is_ours(*status),

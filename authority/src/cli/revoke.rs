@@ -1,5 +1,6 @@
 //! `procura revoke`: take back a token, a delegation, an agent, a human, a key, or everything.
 
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid};
 use serde_json::{Value, json};
 
 use super::door::At;
@@ -42,6 +43,21 @@ enum What {
     All,
 }
 
+impl What {
+    /// Asked before anybody else is.
+    fn reads(self, id: &str) -> Result<(), String> {
+        let said = |e: &dyn std::fmt::Display| format!("`{id}`: {e}");
+        match self {
+            Self::Token => id.parse::<Tid>().map(drop).map_err(|e| said(&e)),
+            Self::Delegation => id.parse::<DelegationId>().map(drop).map_err(|e| said(&e)),
+            Self::Agent => id.parse::<AgentId>().map(drop).map_err(|e| said(&e)),
+            Self::Human => id.parse::<HumanId>().map(drop).map_err(|e| said(&e)),
+            Self::Key => id.parse::<Key>().map(drop).map_err(|e| said(&e)),
+            Self::Tenant | Self::All => Ok(()),
+        }
+    }
+}
+
 /// Runs the command. It is durable when this says so; verifiers hear of it right after.
 ///
 /// Exit codes: 0 revoked, and with `--wait` everyone has confirmed or is presumed to deny; 3 the authority is not
@@ -52,6 +68,9 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<u8> {
         (None, What::Tenant | What::All) | (Some(_), What::Token | What::Delegation | What::Agent | What::Human | What::Key) => {}
         (Some(id), _) => return Err(Usage(format!("`tenant` and `all` have no id, got `{id}`")).into()),
         (None, _) => return Err(Usage("expected the id of what to take back".to_owned()).into()),
+    }
+    if let Some(Err(e)) = args.id.as_deref().map(|id| args.what.reads(id)) {
+        return Err(Usage(e).into());
     }
     let value = args.what.to_possible_value();
     let what = value.as_ref().map_or("", |v| v.get_name());

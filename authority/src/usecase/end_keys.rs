@@ -39,6 +39,10 @@ pub async fn end_keys(ctx: &Context) -> Result<usize, Unavailable> {
 
 /// Every second, as long as the authority lives. In between an ended key is not accepted for cards and tokens.
 pub(super) fn keep_ending(ctx: &Arc<Context>) {
+    // Unit tests move their clock by hand, and end keys by hand: a second of the machine's is none of theirs.
+    if cfg!(test) {
+        return;
+    }
     let ctx = Arc::downgrade(ctx);
     tokio::spawn(async move {
         let mut each = tokio::time::interval(Duration::from_secs(1));

@@ -386,7 +386,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
         // Whose tables are short: one row a key list, one a verifier. `verifiers()` wants them all.
         let short = sql.contains("FROM key_list") || sql.contains("FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER") || sql.contains("FROM drill");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PREPARE p{n} AS {sql}"))).execute(&mut c).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
-        let arguments = (1..=10).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
+        let arguments = (1..=12).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
         let arguments = if arguments.is_empty() { arguments } else { format!("({arguments})") };
         let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN EXECUTE p{n}{arguments}"))).fetch_all(&mut c).await.unwrap();
         for step in &plan {
