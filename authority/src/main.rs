@@ -9,6 +9,12 @@ use procura_authority::cli::outcome;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // `procura … | head`: whoever reads has read enough, and that is no failure to tell of.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| match info.payload_as_str() {
+        Some(said) if said.starts_with("failed printing to stdout") => std::process::exit(i32::from(outcome::OK)),
+        _ => usual(info),
+    }));
     let filter = tracing_subscriber::EnvFilter::try_from_env("PROCURA_LOG").unwrap_or_else(|_| "warn".into());
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();

@@ -127,6 +127,9 @@ pub(super) fn say_coverage(answer: &Value) {
         println!("  {:<24} {}  {standing}", word("audience"), word("verifier"));
     }
     let count = |name| number(coverage, name).unwrap_or_default();
+    if confirmed + count("fenced") + count("not_covered") + count("anonymous") == 0 {
+        println!("No verifier is enrolled, and nobody listens: nobody had to hear of it.");
+    }
     println!(
         "{confirmed} confirmed, {} presumed fenced, {} not covered, {} streams of nobody known, after {} ms.",
         count("fenced"),
