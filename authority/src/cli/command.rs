@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{agent, completions, delegate, delegations, dev_idp, door, drill, keygen, keys, log, login, outcome, redis, revoke, sample_tool, serve, session, token, verifiers};
+use super::{
+    agent, completions, delegate, delegations, dev_idp, door, drill, keygen, keys, log, login, outcome, redis, revoke, sample_tool, serve, session, token,
+    verifiers,
+};
 use crate::{app, demo};
 
 /// Authority for AI agents: who authorised this, within what bounds, and how fast can it be taken back

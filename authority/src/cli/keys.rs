@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::door::{At, Unreachable, field};
 use super::keygen;
+use crate::config;
 use crate::keys::change::{Wanted, first, next};
 use crate::keys::proposal::Proposal;
 use crate::signer::file::{make_key, read_key, scan};
-use crate::config;
 
 /// `procura keys …`
 #[derive(clap::Subcommand, Debug)]

@@ -100,7 +100,12 @@ pub async fn resume(State(app): State<AppState>, caller: Caller, Path(id): Path<
 }
 
 /// `POST /v1/delegations/{id}/confirm`: what was killed lives again, as its next version.
-pub async fn confirm(State(app): State<AppState>, caller: Caller, Path(id): Path<String>, Body(EmptyBody {}): Body<EmptyBody>) -> Result<Json<Value>, ApiError> {
+pub async fn confirm(
+    State(app): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(EmptyBody {}): Body<EmptyBody>,
+) -> Result<Json<Value>, ApiError> {
     let id: DelegationId = id.parse().map_err(|e| ApiError::bad_request(format!("{e}")))?;
     let confirmed = confirm_delegation::confirm(&app.ctx, &caller.0, id).await.map_err(|e| match e {
         ConfirmError::Forbidden => ApiError::forbidden(e.to_string()),

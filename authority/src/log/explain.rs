@@ -78,13 +78,7 @@ pub fn explain(bundle: &Bundle, which: Which) -> Option<Explanation> {
     steps.push(called(&receipt, &token));
     steps.extend(taken_back(bundle, &receipt, &token, leaf));
     steps.push(Step { leaf: Some(leaf), at: Some(recorded.at), sentence: judged(&receipt) });
-    Some(Explanation {
-        decision: hex::encode(signed.id()),
-        leaf,
-        allowed: receipt.verdict.is_ok(),
-        cause: receipt.verdict.err().map(|c| c.to_string()),
-        steps,
-    })
+    Some(Explanation { decision: hex::encode(signed.id()), leaf, allowed: receipt.verdict.is_ok(), cause: receipt.verdict.err().map(|c| c.to_string()), steps })
 }
 
 /// What the log says of the human, the grant and the mint.

@@ -229,7 +229,10 @@ impl<'a> State<'a> {
             // One that ends at once is revoked in the same transaction, which stands right before.
             let expected = (replaced.until > leaf.at).then_some(e.agent);
             if self.keys.get(&replaced.key) != Some(&expected) {
-                return Err(format!("key {} is said to be followed, and is not a living key of {}, or ends at once and was not revoked", replaced.key, e.agent));
+                return Err(format!(
+                    "key {} is said to be followed, and is not a living key of {}, or ends at once and was not revoked",
+                    replaced.key, e.agent
+                ));
             }
         }
         self.agents.rotated(e, leaf.at)?;

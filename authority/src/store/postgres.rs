@@ -275,10 +275,12 @@ impl Store for Postgres {
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
             let rows: Vec<AgentKeyRow> = within(
-                sqlx::query_as("SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = $1 AND agent = $2 ORDER BY state, added_ms DESC, key LIMIT 64")
-                    .bind(self.tenant.as_str())
-                    .bind(agent.as_bytes().as_slice())
-                    .fetch_all(&self.readers),
+                sqlx::query_as(
+                    "SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = $1 AND agent = $2 ORDER BY state, added_ms DESC, key LIMIT 64",
+                )
+                .bind(self.tenant.as_str())
+                .bind(agent.as_bytes().as_slice())
+                .fetch_all(&self.readers),
             )
             .await?;
             rows.into_iter().map(TryInto::try_into).collect()
@@ -289,10 +291,12 @@ impl Store for Postgres {
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
             let rows: Vec<AgentRow> = within(
-                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = $1 AND owner = $2 ORDER BY name LIMIT 1000")
-                    .bind(self.tenant.as_str())
-                    .bind(owner.as_bytes().as_slice())
-                    .fetch_all(&self.readers),
+                sqlx::query_as(
+                    "SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = $1 AND owner = $2 ORDER BY name LIMIT 1000",
+                )
+                .bind(self.tenant.as_str())
+                .bind(owner.as_bytes().as_slice())
+                .fetch_all(&self.readers),
             )
             .await?;
             rows.into_iter().map(TryInto::try_into).collect()

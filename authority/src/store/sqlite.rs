@@ -213,12 +213,13 @@ impl Store for Sqlite {
 
     fn find_agent(&self, id: AgentId) -> Answering<'_, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND id = ?2")
-                .bind(self.tenant.as_str())
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND id = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -226,12 +227,13 @@ impl Store for Sqlite {
 
     fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND name = ?2")
-                .bind(self.tenant.as_str())
-                .bind(name.as_str())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND name = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(name.as_str())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -252,13 +254,14 @@ impl Store for Sqlite {
 
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
-            let rows: Vec<AgentKeyRow> =
-                sqlx::query_as("SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY state, added_ms DESC, key LIMIT 64")
-                    .bind(self.tenant.as_str())
-                    .bind(agent.as_bytes().as_slice())
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(unavailable)?;
+            let rows: Vec<AgentKeyRow> = sqlx::query_as(
+                "SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY state, added_ms DESC, key LIMIT 64",
+            )
+            .bind(self.tenant.as_str())
+            .bind(agent.as_bytes().as_slice())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -266,13 +269,14 @@ impl Store for Sqlite {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> =
-                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
-                    .bind(self.tenant.as_str())
-                    .bind(owner.as_bytes().as_slice())
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(unavailable)?;
+            let rows: Vec<AgentRow> = sqlx::query_as(
+                "SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000",
+            )
+            .bind(self.tenant.as_str())
+            .bind(owner.as_bytes().as_slice())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()

@@ -56,7 +56,8 @@ pub async fn confirm(ctx: &Context, by: &Principal, id: DelegationId) -> Result<
             Standing::Killed(_) => {}
         }
         let agent = view.agent;
-        let generation = ctx.generation(procura_verifier::feed::message::FloorScope::Agent(agent.id)).await.map_err(Unavailable::from).map_err(DelegateError::from)?;
+        let generation =
+            ctx.generation(procura_verifier::feed::message::FloorScope::Agent(agent.id)).await.map_err(Unavailable::from).map_err(DelegateError::from)?;
         // A killed agent has no cards: what it was granted does not come back by a side door.
         if agent.state != AgentState::Active || agent.generation < generation {
             return Err(ConfirmError::AgentStopped);

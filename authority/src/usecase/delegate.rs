@@ -136,8 +136,7 @@ pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms
         generations: log_generations(&generations),
         text_hash,
     };
-    let delegation =
-        Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version, state: DelegationState::Live, created };
+    let delegation = Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version, state: DelegationState::Live, created };
     // A kill between reading and writing must not leave a grant behind that was asked for before it.
     let mut requires: Vec<_> = delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)).collect();
     requires.push(Require::AgentActive(agent.id));

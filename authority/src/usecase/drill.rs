@@ -144,7 +144,15 @@ async fn agent(ctx: &Context, by: &Principal, human: HumanId) -> Result<(Agent, 
         let scope = procura_verifier::feed::message::FloorScope::Agent;
         let agent = match known {
             Some(agent) => agent,
-            None => Agent { id: AgentId::from_bytes(ctx.random()), name: name.clone(), owner: human, state: AgentState::Active, generation: 0, created: now, stopped_by: None },
+            None => Agent {
+                id: AgentId::from_bytes(ctx.random()),
+                name: name.clone(),
+                owner: human,
+                state: AgentState::Active,
+                generation: 0,
+                created: now,
+                stopped_by: None,
+            },
         };
         // The private half is dropped here: whoever reads the drill's token can do nothing with it.
         let key = Key::of(&SigningKey::from_bytes(&ctx.random()));

@@ -124,8 +124,7 @@ async fn who_may_rotate_to_what() {
 async fn rotations_and_a_retirement_at_once_leave_no_key_behind() {
     let app = app().await;
     let (alice, bot, _) = app.granted().await;
-    let (a, b, gone) =
-        tokio::join!(app.rotate(&alice, bot, 2, 60_000), app.rotate(&alice, bot, 3, 60_000), retire(&app.ctx, &alice, bot, "done".to_owned()));
+    let (a, b, gone) = tokio::join!(app.rotate(&alice, bot, 2, 60_000), app.rotate(&alice, bot, 3, 60_000), retire(&app.ctx, &alice, bot, "done".to_owned()));
     gone.unwrap();
     assert!(a.is_ok() || a == Err(RotateError::Retired), "{a:?}");
     assert!(b.is_ok() || b == Err(RotateError::Retired), "{b:?}");

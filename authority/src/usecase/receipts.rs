@@ -124,12 +124,7 @@ async fn prepare(ctx: &Context, record: Record<'_>, seen: &mut Seen) -> Result<P
     let (slot, hash) = (slot(verifier, run, kind, number), Sha256::digest(bytes).into());
     let after = (number > 1).then(|| self::slot(verifier, run, kind, number - 1));
     rows.push(Row::Receipt(Delivered { slot, after, hash }));
-    let change = Change {
-        requires: vec![Require::Enrolled(verifier)],
-        rows,
-        leaves: vec![ctx.leaf(event, ctx.now())?],
-        ..Change::default()
-    };
+    let change = Change { requires: vec![Require::Enrolled(verifier)], rows, leaves: vec![ctx.leaf(event, ctx.now())?], ..Change::default() };
     Ok(Prepared { change, slot, hash, number })
 }
 

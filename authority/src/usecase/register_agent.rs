@@ -74,7 +74,15 @@ pub async fn register_agent(ctx: &Context, by: &Principal, asked: &Registration)
     }
     let now = ctx.now();
     let spends = agent_auth::redeem_challenge(&ctx.seals, now, owner, &ctx.tenant, &asked.nonce, &asked.key, &asked.signature)?;
-    let agent = Agent { id: AgentId::from_bytes(ctx.random()), name: asked.name.clone(), owner, state: AgentState::Active, generation: 0, created: now, stopped_by: None };
+    let agent = Agent {
+        id: AgentId::from_bytes(ctx.random()),
+        name: asked.name.clone(),
+        owner,
+        state: AgentState::Active,
+        generation: 0,
+        created: now,
+        stopped_by: None,
+    };
     let (opening, name_salted_hash) = ctx.salted(asked.name.to_string());
     let leaf = event::Agent { agent: agent.id, owner, name_salted_hash, key: asked.key, generation: agent.generation };
     let key = AgentKey { key: asked.key, agent: agent.id, state: KeyState::Live, added: now, ends: None };

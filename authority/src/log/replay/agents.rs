@@ -54,7 +54,14 @@ impl Agents {
             (AgentState::Active, AgentState::Active) => e.generation > life.generation,
         };
         if !fits {
-            return Err(format!("{} cannot become {} at generation {}: it is {} of {}", e.agent, e.state.word(), e.generation, life.state.word(), life.generation));
+            return Err(format!(
+                "{} cannot become {} at generation {}: it is {} of {}",
+                e.agent,
+                e.state.word(),
+                e.generation,
+                life.state.word(),
+                life.generation
+            ));
         }
         *life = Life { state: e.state, generation: e.generation };
         Ok(())

@@ -18,8 +18,8 @@ use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
-use crate::store::used::Merged;
 use crate::store::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
+use crate::store::used::Merged;
 use crate::store::{Answer, Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, TokenRecord, partial_tiles, restored};
 
 /// The writing connection and what this process knows of its last commit. Empty after every failure: nothing is assumed then.

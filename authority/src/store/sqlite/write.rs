@@ -13,8 +13,8 @@ use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
-use crate::store::used::Merged;
 use crate::store::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
+use crate::store::used::Merged;
 use crate::store::{Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, partial_tiles, restored};
 
 pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<Committed, CommitError> {
