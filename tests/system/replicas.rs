@@ -288,7 +288,8 @@ async fn a_replica_starts_on_its_own_keys_and_database_or_says_what_is_missing()
     let mut one = site.replica("one", INIT).await;
     let (status, ready) = one.get("/readyz").await;
     let ready: Value = serde_json::from_str(&ready).unwrap();
-    assert_eq!((status, &ready["database"]["kind"]), (200, &json!("postgres")));
+    assert_eq!((status, &ready["parts"]["database"]["kind"]), (200, &json!("postgres")));
+    assert_eq!((&ready["parts"]["standby"]["state"], &ready["parts"]["provider"]["state"]), (&json!("degraded"), &json!("ok")));
     assert!(ready["warnings"][0].as_str().unwrap().contains("synchronous standby"), "{ready}");
     // The folder is one process's.
     let said = site.refused("one", &[]).await;

@@ -60,7 +60,7 @@ impl Postgres {
 }
 
 /// The newest installed version's programs.
-fn binaries() -> Option<PathBuf> {
+pub(super) fn binaries() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
     let newest = versions.filter_map(|v| Some(v.ok()?.path())).filter_map(|p| Some((number(&p)?, p))).filter(|(n, _)| *n >= 15).max()?;
