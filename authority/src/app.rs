@@ -286,11 +286,7 @@ fn place(message: &procura_verifier::feed::SignedMessage) -> Option<(u64, u64)> 
 /// The API over a folder in which nobody runs, for its operator. The folder is held as long as this lives.
 pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
     if !folder.join(PROVIDER_ADDRESS).exists() {
-<<<<<<< HEAD
         return Err(NotRunning(folder.to_owned()).into());
-=======
-        bail!("{} is not of `procura dev`, and nobody answers at its socket: name the file of `procura serve` with --config", folder.display());
->>>>>>> main
     }
     let url = authority_of(folder)?;
     let opened = open(FolderLock::take(folder)?, folder, &url, "").await?;
@@ -300,6 +296,7 @@ pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
         authority: url,
         oidc: None,
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        lost: Turns::new(LOST),
         ctx: opened.context,
     });
     Ok(router(app).layer(Extension(OverSocket)))
@@ -307,7 +304,7 @@ pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
 
 /// Where the database of `serve` is, only its configuration says.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again")]
+#[error("{0} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again, or, for the log, name its file with --config")]
 pub struct NotRunning(PathBuf);
 
 fn authority_of(folder: &Path) -> anyhow::Result<String> {

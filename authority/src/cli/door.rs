@@ -116,6 +116,12 @@ async fn running(data: &Path) -> anyhow::Result<Option<reqwest::Client>> {
 }
 
 impl Door {
+    /// Over the socket of whoever runs on this folder; none if nobody does.
+    pub async fn running_on(data: &Path) -> anyhow::Result<Option<Self>> {
+        let http = if data.is_dir() { running(data).await? } else { None };
+        Ok(http.map(|http| Self { way: Way::Net(http), base: "http://localhost".to_owned(), session: None }))
+    }
+
     /// `GET`.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         json(&self.bytes(Method::GET, path, None).await?)

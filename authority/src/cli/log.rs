@@ -11,7 +11,7 @@ use procura_verifier::trust::TrustFile;
 use procura_verifier::wire::Canonical as _;
 use serde_json::json;
 
-use super::door::{At, field};
+use super::door::{At, Door, field};
 use super::outcome::Usage;
 use super::paint::{Tone, paint};
 use super::token::read_trust;
@@ -41,17 +41,10 @@ pub enum Command {
     /// A running authority is asked over the socket in its data folder; where none runs the database is read.
     ///
     /// Example: procura log export --data authority --out bundle.tar
-    #[command(group(clap::ArgGroup::new("whose").required(true).args(["data", "config"])))]
     Export {
-<<<<<<< HEAD
-=======
-        /// The data folder of `procura dev`, or that of a running `procura serve`
-        #[arg(long)]
-        data: Option<PathBuf>,
-        /// The configuration file of `procura serve`
-        #[arg(long)]
+        /// The configuration file of `procura serve`, whose database is read where it does not run
+        #[arg(long, conflicts_with_all = ["data", "session"])]
         config: Option<PathBuf>,
->>>>>>> main
         /// Where to write the bundle
         #[arg(long)]
         out: PathBuf,
@@ -117,27 +110,18 @@ pub enum Command {
 /// Runs the command, and says the exit code.
 pub async fn run(command: Command, http: &reqwest::Client) -> anyhow::Result<u8> {
     match command {
-<<<<<<< HEAD
         Command::Checkpoint { trust, at } => checkpoint(trust.or_else(|| at.trust_file()), &at, http).await,
-        Command::Export { out, at } => {
-            let bundle = at.open(http).await?.fetch("/v1/log/bundle").await?;
-=======
-        Command::Export { data, config, out } => {
-            let bundle = match (data, config) {
-                (Some(data), _) => match ask(&data).await? {
-                    Some(bundle) => bundle,
-                    None => app::export_at_rest(&data).await?,
-                },
-                (None, Some(path)) => {
+        Command::Export { config, out, at } => {
+            let bundle = match config {
+                None => at.open(http).await?.fetch(BUNDLE).await?,
+                Some(path) => {
                     let config = loaded(&path)?;
-                    match ask(&config.server.data).await? {
-                        Some(bundle) => bundle,
+                    match Door::running_on(&config.server.data).await? {
+                        Some(door) => door.fetch(BUNDLE).await?,
                         None => app::export_served(&config).await?,
                     }
                 }
-                (None, None) => bail!("expected --data or --config"),
             };
->>>>>>> main
             write(&out, &bundle)?;
             if at.json {
                 println!("{}", json!({ "file": out, "bytes": bundle.len() }));
@@ -151,7 +135,7 @@ pub async fn run(command: Command, http: &reqwest::Client) -> anyhow::Result<u8>
             let trust = read_trust(&trust)?;
             let bytes = match &bundle {
                 Some(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
-                None => at.open(http).await?.fetch("/v1/log/bundle").await?,
+                None => at.open(http).await?.fetch(BUNDLE).await?,
             };
             explained(&bytes, &trust, decision, at.json)
         }
@@ -210,7 +194,11 @@ fn in_words(s: &Summary) -> String {
     )
 }
 
-<<<<<<< HEAD
+/// A configuration with what the environment overrides.
+fn loaded(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?)
+}
+
 fn explained(bytes: &[u8], trust: &TrustFile, decision: Which, as_json: bool) -> anyhow::Result<u8> {
     let checked = Bundle::read(bytes, &trust.anchors, &trust.tenant, Limits::default()).and_then(|bundle| replay(&bundle).map(|_| bundle));
     let bundle = match checked {
@@ -229,21 +217,6 @@ fn explained(bytes: &[u8], trust: &TrustFile, decision: Which, as_json: bool) ->
     if as_json {
         println!("{}", serde_json::to_string(&explanation)?);
         return Ok(0);
-=======
-/// A configuration with what the environment overrides.
-fn loaded(path: &Path) -> anyhow::Result<Config> {
-    Ok(Config::load(path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?)
-}
-
-/// The bundle of the authority that runs on this folder; none if nobody runs: nobody listens, or the lock on the folder says otherwise.
-async fn ask(data: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    let socket = data.join(app::SOCKET);
-    let http = reqwest::Client::builder().unix_socket(socket.clone()).build()?;
-    match http.get("http://localhost/v1/log/bundle").send().await {
-        Ok(answer) if answer.status().is_success() => Ok(Some(answer.bytes().await.context("the authority's answer broke off")?.into())),
-        Ok(answer) => bail!("the running authority refused with {}: {}", answer.status(), answer.text().await.unwrap_or_default()),
-        Err(_) => Ok(None),
->>>>>>> main
     }
     let verdict = if explanation.allowed { paint("ALLOWED", Tone::Good) } else { paint("DENIED", Tone::Bad) };
     let cause = explanation.cause.as_ref().map(|c| format!(": {c}")).unwrap_or_default();
@@ -296,3 +269,5 @@ fn write(out: &Path, bundle: &[u8]) -> anyhow::Result<()> {
     file.sync_all()?;
     std::fs::rename(&aside, out).with_context(|| format!("cannot write {}", out.display()))
 }
+
+const BUNDLE: &str = "/v1/log/bundle";

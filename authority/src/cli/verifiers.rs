@@ -76,15 +76,11 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
                 (Some(key), Some(trust), Some(out)) => Some(ToolFile::new(out, key, trust)?),
                 _ => None,
             };
-<<<<<<< HEAD
-            let enrolled = at.open(http).await?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
-=======
             let mut body = json!({ "audience": audience, "key": key });
             if let (Some(verifier), Some(body)) = (verifier, body.as_object_mut()) {
                 body.insert("verifier".to_owned(), json!(verifier));
             }
-            let enrolled = at.open(http)?.post("/v1/verifiers", &body).await?;
->>>>>>> main
+            let enrolled = at.open(http).await?.post("/v1/verifiers", &body).await?;
             let out = out.map(|out| out.write(audience, field(&enrolled, "verifier")?)).transpose()?;
             if at.json {
                 println!("{enrolled}");

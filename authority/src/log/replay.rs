@@ -23,11 +23,8 @@ use super::bundle::Bundle;
 use super::event::{self, Actor, Event, Generations};
 use super::finding::{Finding, FindingClass, Place};
 use super::leaf::OpenedLeaf;
-<<<<<<< HEAD
-use crate::domain::agent::AgentState;
-=======
 use super::tree::Tree;
->>>>>>> main
+use crate::domain::agent::AgentState;
 
 /// What a replay that found nothing wrong has seen.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]

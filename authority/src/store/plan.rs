@@ -65,12 +65,8 @@ impl Needs {
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Spent(secret, _) => _ = n.spent.insert(*secret),
-<<<<<<< HEAD
-                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) => {}
+                    Row::RootKeyKilled(_) | Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) => {}
                     Row::Drill(_) | Row::Used(_) | Row::EpochStart(..) => {}
-=======
-                    Row::RootKeyKilled(_) | Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
->>>>>>> main
                 }
             }
         }
@@ -239,13 +235,9 @@ impl Facts {
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
-<<<<<<< HEAD
             Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::Used(_) => Ok(()),
-=======
-            Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => Ok(()),
             // As often as one likes: a kill is never too late.
             Row::RootKeyKilled(_) => Ok(()),
->>>>>>> main
             // [`Plan::make`] has asked.
             Row::EpochStart(..) => Ok(()),
         }

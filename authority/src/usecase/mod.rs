@@ -33,11 +33,9 @@ pub mod watched;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
-<<<<<<< HEAD
-mod lives;
-=======
 mod killed_root;
->>>>>>> main
+#[cfg(test)]
+mod lives;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]

@@ -13,11 +13,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
 use super::shared::CHANNEL;
-<<<<<<< HEAD
-use super::{ANSWER_WAIT, session, text, used, within};
-=======
-use super::{ANSWER_WAIT, session, standby, text, within};
->>>>>>> main
+use super::{ANSWER_WAIT, session, standby, text, used, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
