@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::SigningKey;
 use procura_authority::demo::people::{Agent, Person, delegation, expect, field};
-use procura_sdk::client::{AgentClient, MintRequest};
+use procura_sdk::client::{AgentClient, ClientError, MintRequest};
 use procura_verifier::feed::message::Heartbeat;
 use procura_verifier::feed::{Message, SignedMessage};
 use procura_verifier::ids::{DelegationId, SystemClock};
@@ -321,7 +321,15 @@ impl Site {
     /// A sealed token and its id.
     pub async fn mint(&self) -> (String, Vec<u8>) {
         let (agent, delegation) = self.agent(self.asked);
-        let held = agent.mint(&MintRequest { delegation, ttl_secs: None }, &mut rng()).await.unwrap();
+        let began = Instant::now();
+        let held = loop {
+            match agent.mint(&MintRequest { delegation, ttl_secs: None }, &mut rng()).await {
+                Ok(held) => break held,
+                // Nothing was written: to be tried again.
+                Err(ClientError::Refused { status: 503, .. }) if began.elapsed() < PATIENCE => {}
+                Err(other) => panic!("{other}: {}", std::fs::read_to_string(self.folder.path().join("authority.stderr")).unwrap_or_default()),
+            }
+        };
         (held.claims().claimed().tid.to_string(), held.seal().unwrap().as_bytes().to_vec())
     }
 

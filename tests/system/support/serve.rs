@@ -90,6 +90,8 @@ impl Site {
         let mut serve = Command::new(binary());
         serve.args(["serve", "--json", "--config"]).arg(self.folder.join("procura.toml"));
         serve.env("PROCURA_SERVER__DATA", self.folder.join(name)).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        // Nothing happens there until a test writes into it.
+        serve.env("PROCURA_FAILPOINTS", self.folder.join(name).with_extension("failpoints"));
         if name != "one" {
             serve.env("PROCURA_SERVER__LISTEN", "127.0.0.1:0");
         }

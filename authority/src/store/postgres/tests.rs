@@ -425,8 +425,12 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE ", "INSERT "].iter().any(|verb| text.starts_with(verb))).collect();
     assert!(statements.len() > 50, "{} statements", statements.len());
     for (n, sql) in statements.into_iter().enumerate() {
-        // Whose tables are short: one row a key list, one a verifier. `verifiers()` wants them all.
-        let short = sql.contains("FROM key_list") || sql.contains("FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER") || sql.contains("FROM drill");
+        // Whose tables are short: one row a key list, one a verifier, one a revoked root key. `verifiers()` and `killed_root_keys()`
+        // want them all.
+        let short = sql.contains("FROM key_list")
+            || sql.contains("FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER")
+            || sql.contains("FROM drill")
+            || sql.contains("FROM killed_root_key WHERE tenant = $1 ORDER");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PREPARE p{n} AS {sql}"))).execute(&mut c).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
         let arguments = (1..=12).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
         let arguments = if arguments.is_empty() { arguments } else { format!("({arguments})") };
