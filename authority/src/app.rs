@@ -155,7 +155,7 @@ impl Assembly<'_> {
             origin: opened.origin,
             authority: url.to_owned(),
             cookies: Cookies::for_address(url)?,
-            oidc: Arc::new(oidc),
+            oidc: Some(Arc::new(oidc)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             lost: Turns::new(LOST),
             ctx,
@@ -283,19 +283,29 @@ fn place(message: &procura_verifier::feed::SignedMessage) -> Option<(u64, u64)> 
     }
 }
 
-/// [`export`] from a folder in which nobody runs.
-pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
+/// The API over a folder in which nobody runs, for its operator. The folder is held as long as this lives.
+pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
     if !folder.join(PROVIDER_ADDRESS).exists() {
-        bail!("{} is not of `procura dev`, and nobody answers at its socket: name the file of `procura serve` with --config", folder.display());
+        return Err(NotRunning(folder.to_owned()).into());
     }
-    let ctx = at_rest(folder).await?;
-    export(&ctx, &ctx.writer.checkpoint()).await
+    let url = authority_of(folder)?;
+    let opened = open(FolderLock::take(folder)?, folder, &url, "").await?;
+    let app = AppState::new(Shared {
+        origin: opened.origin,
+        cookies: Cookies::for_address(&url)?,
+        authority: url,
+        oidc: None,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        lost: Turns::new(LOST),
+        ctx: opened.context,
+    });
+    Ok(router(app).layer(Extension(OverSocket)))
 }
 
-/// What use cases work with, from a folder in which nobody runs; held as long as it lives.
-pub async fn at_rest(folder: &Path) -> anyhow::Result<Arc<Context>> {
-    Ok(open(FolderLock::take(folder)?, folder, &authority_of(folder)?, "").await?.context)
-}
+/// Where the database of `serve` is, only its configuration says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again, or, for the log, name its file with --config")]
+pub struct NotRunning(PathBuf);
 
 fn authority_of(folder: &Path) -> anyhow::Result<String> {
     let trust = std::fs::read(folder.join("trust.json")).with_context(|| format!("{} is not an authority's data folder", folder.display()))?;

@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod cli;
+mod commands;
+mod commands_wrong;
 mod demo;
 mod keys;
 mod kill;

@@ -36,6 +36,16 @@ pub enum Value {
     Map(BTreeMap<String, Value>),
 }
 
+impl std::fmt::Display for Value {
+    /// An amount in its decimals, anything else as JSON.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Quantity { minor, unit } => write!(f, "{}", crate::claims::Amount(*minor, unit)),
+            other => write!(f, "{}", other.to_json()),
+        }
+    }
+}
+
 /// The arguments of a call, by name. At most 64, at most 16 KiB, nested at most 8 deep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Arguments(BTreeMap<Name, Value>);

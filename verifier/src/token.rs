@@ -32,6 +32,15 @@ pub struct UnverifiedToken {
     symbols: Symbols,
 }
 
+/// One block after block 0, as it claims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step<'a> {
+    /// It narrows.
+    Narrow(&'a [Restriction]),
+    /// It passes the token on.
+    Link(&'a LinkClaims),
+}
+
 #[derive(Clone)]
 enum Later {
     Narrow(Vec<Restriction>),
@@ -151,6 +160,14 @@ impl UnverifiedToken {
         self.later.iter().flat_map(|l| match l {
             Later::Narrow(r) => r.as_slice(),
             Later::Link(link) => link.restrictions.as_slice(),
+        })
+    }
+
+    /// What the blocks after block 0 claim, in order.
+    pub fn claimed_steps(&self) -> impl Iterator<Item = Step<'_>> {
+        self.later.iter().map(|l| match l {
+            Later::Narrow(restrictions) => Step::Narrow(restrictions),
+            Later::Link(link) => Step::Link(link),
         })
     }
 

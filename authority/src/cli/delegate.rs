@@ -1,13 +1,16 @@
-//! `procura delegate` and `procura delegations`: a grant, in words before it is made, and what was granted.
+//! `procura delegate`: a grant, in words that are hashed into the log.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use procura_verifier::claims::{Capability, Limit, Name, Pattern};
 use procura_verifier::ids::AgentId;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::door::{At, field};
+use super::outcome::Usage;
+use super::units::seconds;
 use crate::domain::limit_text::at_most;
 
 /// What `procura delegate` takes: one capability by options, or several from a file.
@@ -50,66 +53,38 @@ pub struct Args {
 /// Grants, and says in plain words what was granted.
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
     let capabilities: Vec<Capability> = match (&args.capabilities, &args.tool, &args.action, &args.resource) {
-        (Some(file), ..) => serde_json::from_slice(&std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?)?,
+        (Some(file), ..) => capabilities(file)?,
         (None, Some(tool), Some(action), Some(resource)) => {
             if args.at_most.is_empty() && !args.unlimited {
-                bail!("expected --at-most ARGUMENT=AMOUNT, or --unlimited said by name");
+                return Err(Usage("expected --at-most ARGUMENT=AMOUNT, or --unlimited said by name".to_owned()).into());
             }
             vec![Capability::new(tool.clone(), action.clone(), resource.clone(), args.at_most.clone())?]
         }
-        _ => bail!("expected --tool, --action and --resource, or --capabilities FILE"),
+        _ => return Err(Usage("expected --tool, --action and --resource, or --capabilities FILE".to_owned()).into()),
     };
     let body = json!({ "agent": args.agent, "audiences": args.services, "capabilities": capabilities, "ttl_secs": args.ttl, "depth": args.depth });
-    let granted = args.at.open(http)?.post("/v1/delegations", &body).await?;
+    let granted = args.at.open(http).await?.post("/v1/delegations", &body).await?;
     if args.at.json {
         println!("{granted}");
     } else {
-        println!("{}\n\n{}", field(&granted, "summary")?, field(&granted, "delegation")?);
+        println!(
+            "{}\n\n{}\nThe agent mints a token: procura token mint --agent {} --key FILE --delegation {}",
+            field(&granted, "summary")?,
+            field(&granted, "delegation")?,
+            args.agent,
+            field(&granted, "delegation")?
+        );
     }
     Ok(())
 }
 
-/// Lists what the person has granted.
-pub async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
-    let answer = at.open(http)?.get("/v1/delegations").await?;
-    if at.json {
-        println!("{answer}");
-        return Ok(());
-    }
-    let all = answer.get("delegations").and_then(Value::as_array).cloned().unwrap_or_default();
-    if all.is_empty() {
-        println!("You have granted nothing. Grant something: procura delegate --help");
-    }
-    for d in &all {
-        println!("{}  {:<8}  {}", field(d, "delegation")?, field(d, "standing")?, field(d, "agent_name")?);
-        for line in field(d, "summary")?.lines() {
-            println!("    {line}");
-        }
-    }
-    Ok(())
+/// The capabilities in a JSON file: a list, each with tool, action, resource and limits.
+pub fn capabilities(file: &std::path::Path) -> anyhow::Result<Vec<Capability>> {
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    opened.take(MAX_FILE).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", file.display()))?;
+    crate::strict_json::from_slice(&bytes, MAX_FILE as usize).with_context(|| format!("{} is not a JSON list of capabilities", file.display()))
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    let expected = || format!("expected a time such as 1h, 30m or 90s, got `{text}`");
-    let factor = match text.chars().last() {
-        Some('h') => 3600,
-        Some('m') => 60,
-        Some('s') => 1,
-        _ => return Err(expected()),
-    };
-    let number: u64 = text.get(..text.len() - 1).and_then(|n| n.parse().ok()).ok_or_else(expected)?;
-    number.checked_mul(factor).ok_or_else(expected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_read_with_its_unit_only() {
-        assert_eq!((seconds("1h"), seconds("30m"), seconds("90s")), (Ok(3600), Ok(1800), Ok(90)));
-        for bad in ["1", "h", "1d", "-1s", "é", ""] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-    }
-}
+/// Eight capabilities with all their limits take less.
+const MAX_FILE: u64 = 64 * 1024;

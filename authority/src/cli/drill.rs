@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::door::{At, field};
-use super::revoke::{code, milliseconds, say_coverage, unavailable};
+use super::revoke::{code, milliseconds, say_coverage};
 
 /// What `procura drill` takes.
 #[derive(clap::Args, Debug)]
@@ -17,10 +17,7 @@ pub struct Args {
 
 /// Runs a drill. The exit code is that of `procura revoke --wait`.
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<u8> {
-    let drilled = match args.at.open(http)?.post("/v1/drills", &json!({ "wait_ms": args.wait })).await {
-        Ok(drilled) => drilled,
-        Err(e) => return unavailable(e),
-    };
+    let drilled = args.at.open(http).await?.post("/v1/drills", &json!({ "wait_ms": args.wait })).await?;
     if args.at.json {
         println!("{drilled}");
     } else {

@@ -14,14 +14,12 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::door::{At, field};
+use super::door::{At, Unreachable, field};
 use super::keygen;
-use crate::domain::principal::Principal;
+use crate::config;
 use crate::keys::change::{Wanted, first, next};
 use crate::keys::proposal::Proposal;
 use crate::signer::file::{make_key, read_key, scan};
-use crate::usecase::publish_keys;
-use crate::{app, config};
 
 /// `procura keys …`
 #[derive(clap::Subcommand, Debug)]
@@ -53,6 +51,9 @@ pub enum Command {
         /// The others
         #[arg(required = true)]
         from: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Put a signed key list in force
     ///
@@ -182,11 +183,15 @@ pub async fn run(command: Command, http: &reqwest::Client) -> anyhow::Result<()>
         Command::Anchor(Anchor::New(args)) => keygen::run(&args),
         Command::Prepare(args) => prepare(args, http).await,
         Command::Sign(args) => sign(&args),
-        Command::Merge { into, from } => {
+        Command::Merge { into, from, json } => {
             let mut list = Proposal::load(&into)?;
             from.iter().try_for_each(|other| anyhow::Ok(list.merge(&Proposal::load(other)?)?))?;
             write(&into, &list.to_json()?)?;
-            println!("{} signatures in {}", list.list.signers().count(), into.display());
+            if json {
+                println!("{}", described(&list, &into)?);
+            } else {
+                println!("{} signatures in {}", list.list.signers().count(), into.display());
+            }
             Ok(())
         }
         Command::Publish(args) => publish(args, http).await,
@@ -195,7 +200,7 @@ pub async fn run(command: Command, http: &reqwest::Client) -> anyhow::Result<()>
 }
 
 async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
-    let body = at.open(http)?.get("/v1/keys").await?;
+    let body = at.open(http).await?.get("/v1/keys").await?;
     if at.json {
         println!("{body}");
         return Ok(());
@@ -264,17 +269,17 @@ async fn in_force(args: &Prepare, http: &reqwest::Client) -> anyhow::Result<Unve
         return served(http, url).await;
     }
     let data = args.data.as_ref().context("expected --data, --list or --authority")?;
-    let socket = reqwest::Client::builder().unix_socket(data.join(app::SOCKET)).build()?;
-    match socket.get("http://localhost/healthz").send().await {
-        Ok(_) => served(&socket, "http://localhost").await,
-        Err(_) => Ok((*app::at_rest(data).await?.keys.signed()).clone()),
-    }
+    key_list(&At::on(data).open(http).await?.get("/v1/keys").await?)
 }
 
 async fn served(http: &reqwest::Client, url: &str) -> anyhow::Result<UnverifiedKeyList> {
-    let answer = http.get(format!("{url}/v1/keys")).send().await.context("the authority does not answer")?.error_for_status()?;
-    let body: Value = answer.json().await.context("the authority answered something that is not JSON")?;
-    let bytes = BASE64.decode(field(&body, "key_list")?).context("the authority's key list is not base64url")?;
+    let answer = http.get(format!("{url}/v1/keys")).send().await.map_err(|e| Unreachable::from_http(format!("the authority at {url}"), &e))?;
+    let body: Value = answer.error_for_status()?.json().await.context("the authority answered something that is not JSON")?;
+    key_list(&body)
+}
+
+fn key_list(body: &Value) -> anyhow::Result<UnverifiedKeyList> {
+    let bytes = BASE64.decode(field(body, "key_list")?).context("the authority's key list is not base64url")?;
     Ok(UnverifiedKeyList::from_bytes(&bytes)?)
 }
 
@@ -315,15 +320,7 @@ async fn publish(args: Publish, http: &reqwest::Client) -> anyhow::Result<()> {
     let mut proposal = Proposal::load(files.next().context("expected a file")?)?;
     files.try_for_each(|other| anyhow::Ok(proposal.merge(&Proposal::load(other)?)?))?;
     let body = json!({ "key_list": BASE64.encode(proposal.list.to_bytes()), "force": args.force });
-    let done = match args.at.at_rest().await {
-        // Nobody runs: the folder itself.
-        Some(data) => {
-            let ctx = app::at_rest(data).await?;
-            let done = publish_keys::publish(&ctx, &Principal::LocalOperator, &proposal.list, &args.force).await?;
-            json!({ "version": done.version, "hash": hex::encode(done.hash), "leaf_index": done.leaf })
-        }
-        None => args.at.open(http)?.post("/v1/keys", &body).await?,
-    };
+    let done = args.at.open(http).await?.post("/v1/keys", &body).await?;
     if args.at.json {
         println!("{done}");
     } else {

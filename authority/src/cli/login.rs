@@ -11,6 +11,8 @@ use rand::SeedableRng as _;
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
+use super::door::Unreachable;
+use super::outcome::Usage;
 use crate::secret;
 
 /// A signed-in human at one authority. A credential: `Debug` shows no secret.
@@ -42,6 +44,9 @@ pub struct Args {
     /// Where to keep the session (mode 0600)
     #[arg(long)]
     session: Option<PathBuf>,
+    /// Print JSON: one line with the page to open, one when somebody has signed in
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -50,12 +55,24 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
         Some(path) => path,
         None => default_path()?,
     };
-    let session = sign_in(&http, &args.authority, |url| async move {
-        println!("Open this page in a browser on this machine to sign in:\n\n  {url}\n");
+    let json = args.json;
+    let authority = args.authority.trim_end_matches('/').to_owned();
+    // Somebody who follows a link that leads nowhere would wait ten minutes here.
+    let answer = http.get(format!("{authority}/healthz")).send().await;
+    answer.map_err(|e| if e.is_builder() { not_a_url(&authority) } else { Unreachable::from_http(format!("the authority at {authority}"), &e).into() })?;
+    let session = sign_in(&http, &authority, |url| async move {
+        match json {
+            true => println!("{}", serde_json::json!({ "open": url })),
+            false => println!("Open this page in a browser on this machine to sign in:\n\n  {url}\n"),
+        }
         Ok(())
     })
     .await?;
     save(&session, &path)?;
+    if json {
+        println!("{}", serde_json::json!({ "human": session.human, "name": session.name, "authority": session.authority, "session": path }));
+        return Ok(());
+    }
     println!("Signed in as {} ({}). The session is kept in {}.", session.name.as_deref().unwrap_or("somebody"), session.human, path.display());
     Ok(())
 }
@@ -71,7 +88,7 @@ pub async fn sign_in<F: Future<Output = anyhow::Result<()>>>(
     let challenge = secret::base64url(&secret::digest(verifier.expose_secret()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("no loopback port for the redirect")?;
     let redirect = format!("http://{}/callback", listener.local_addr()?);
-    let mut url = reqwest::Url::parse(&format!("{authority}/login/cli")).with_context(|| format!("expected the authority's URL, got `{authority}`"))?;
+    let mut url = reqwest::Url::parse(&format!("{authority}/login/cli")).map_err(|_| not_a_url(authority))?;
     url.query_pairs_mut()
         .append_pair("redirect_uri", &redirect)
         .append_pair("code_challenge", &challenge)
@@ -97,12 +114,17 @@ pub async fn sign_in<F: Future<Output = anyhow::Result<()>>>(
     }
     let Some(code) = answer.code else { bail!("the sign-in was refused: {}", answer.error.unwrap_or_default()) };
     let form = [("code", code.as_str()), ("code_verifier", verifier.expose_secret())];
-    let reply = http.post(format!("{authority}/login/cli/token")).form(&form).send().await.context("the authority does not answer")?;
+    let reply = http.post(format!("{authority}/login/cli/token")).form(&form).send().await;
+    let reply = reply.map_err(|e| Unreachable::from_http(format!("the authority at {authority}"), &e))?;
     if !reply.status().is_success() {
         bail!("the authority refused the sign-in: {}", reply.text().await.unwrap_or_default());
     }
     let got: Exchanged = reply.json().await.context("the authority answered something unexpected")?;
     Ok(SavedSession { authority: authority.to_owned(), session: got.session, human: got.human, name: got.name })
+}
+
+fn not_a_url(authority: &str) -> anyhow::Error {
+    Usage(format!("expected the authority's URL such as https://procura.example, got `{authority}`")).into()
 }
 
 #[derive(serde::Deserialize)]
@@ -135,11 +157,15 @@ pub fn default_path() -> anyhow::Result<PathBuf> {
 /// The session in a file that nobody else may read.
 pub fn load(path: &Path) -> anyhow::Result<SavedSession> {
     use std::os::unix::fs::MetadataExt as _;
-    let bytes = std::fs::read(path).with_context(|| format!("nobody is signed in (no {}): run `procura login`, or say --data DIR", path.display()))?;
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => anyhow::anyhow!("nobody is signed in (no {}): run `procura login`, or say --data DIR", path.display()),
+        _ => anyhow::anyhow!("cannot read {}: {e}", path.display()),
+    })?;
     if std::fs::metadata(path)?.mode() & 0o077 != 0 {
         bail!("{} may be read by others: expected mode 0600; sign in again", path.display());
     }
-    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a session file: sign in again", path.display()))
+    // What the parser says could repeat what is in the file.
+    serde_json::from_slice(&bytes).map_err(|_| anyhow::anyhow!("{} is not a session file: sign in again", path.display()))
 }
 
 fn save(session: &SavedSession, path: &Path) -> anyhow::Result<()> {

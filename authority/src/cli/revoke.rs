@@ -1,8 +1,11 @@
 //! `procura revoke`: take back a token, a delegation, an agent, a human, a key, or everything.
 
+use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid};
 use serde_json::{Value, json};
 
-use super::door::{At, Refused};
+use super::door::At;
+use super::outcome::{NOT_COVERED, UNAVAILABLE, Usage};
+use super::paint;
 
 /// What `procura revoke` takes.
 #[derive(clap::Args, Debug)]
@@ -40,12 +43,35 @@ enum What {
     All,
 }
 
+impl What {
+    /// Asked before anybody else is.
+    fn reads(self, id: &str) -> Result<(), String> {
+        let said = |e: &dyn std::fmt::Display| format!("`{id}`: {e}");
+        match self {
+            Self::Token => id.parse::<Tid>().map(drop).map_err(|e| said(&e)),
+            Self::Delegation => id.parse::<DelegationId>().map(drop).map_err(|e| said(&e)),
+            Self::Agent => id.parse::<AgentId>().map(drop).map_err(|e| said(&e)),
+            Self::Human => id.parse::<HumanId>().map(drop).map_err(|e| said(&e)),
+            Self::Key => id.parse::<Key>().map(drop).map_err(|e| said(&e)),
+            Self::Tenant | Self::All => Ok(()),
+        }
+    }
+}
+
 /// Runs the command. It is durable when this says so; verifiers hear of it right after.
 ///
 /// Exit codes: 0 revoked, and with `--wait` everyone has confirmed or is presumed to deny; 3 the authority is not
 /// available; 4 revoked, and some are not covered.
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<u8> {
     use clap::ValueEnum as _;
+    match (&args.id, args.what) {
+        (None, What::Tenant | What::All) | (Some(_), What::Token | What::Delegation | What::Agent | What::Human | What::Key) => {}
+        (Some(id), _) => return Err(Usage(format!("`tenant` and `all` have no id, got `{id}`")).into()),
+        (None, _) => return Err(Usage("expected the id of what to take back".to_owned()).into()),
+    }
+    if let Some(Err(e)) = args.id.as_deref().map(|id| args.what.reads(id)) {
+        return Err(Usage(e).into());
+    }
     let value = args.what.to_possible_value();
     let what = value.as_ref().map_or("", |v| v.get_name());
     let mut body = json!({ "what": what, "reason": args.reason });
@@ -55,10 +81,11 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<u8> {
     if let (Some(wait), Some(body)) = (args.wait, body.as_object_mut()) {
         body.insert("wait_ms".to_owned(), wait.into());
     }
-    let revoked = match args.at.open(http)?.post("/v1/revocations", &body).await {
-        Ok(revoked) => revoked,
-        Err(e) => return unavailable(e),
-    };
+    let door = args.at.open(http).await?;
+    if args.wait.is_some() && paint::somebody_watches() {
+        eprintln!("Waiting until every verifier has confirmed or is presumed to deny …");
+    }
+    let revoked = door.post("/v1/revocations", &body).await?;
     if args.at.json {
         println!("{revoked}");
     } else {
@@ -67,16 +94,6 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<u8> {
         say_coverage(&revoked);
     }
     Ok(code(&revoked))
-}
-
-/// 3 where the authority does not answer or cannot do it just now; anything else is an error of its own.
-pub(super) fn unavailable(e: anyhow::Error) -> anyhow::Result<u8> {
-    let ours = e.downcast_ref::<Refused>().is_some_and(|r| r.status >= 500) || e.chain().any(|c| c.is::<reqwest::Error>());
-    if !ours {
-        return Err(e);
-    }
-    eprintln!("procura: {e:#}");
-    Ok(UNAVAILABLE)
 }
 
 /// The exit code for an answer that may hold a coverage.
@@ -110,6 +127,9 @@ pub(super) fn say_coverage(answer: &Value) {
         println!("  {:<24} {}  {standing}", word("audience"), word("verifier"));
     }
     let count = |name| number(coverage, name).unwrap_or_default();
+    if confirmed + count("fenced") + count("not_covered") + count("anonymous") == 0 {
+        println!("No verifier is enrolled, and nobody listens: nobody had to hear of it.");
+    }
     println!(
         "{confirmed} confirmed, {} presumed fenced, {} not covered, {} streams of nobody known, after {} ms.",
         count("fenced"),
@@ -133,11 +153,6 @@ pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
     let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|ms| *ms <= 15_000);
     ms.filter(|_| number.bytes().all(|b| b.is_ascii_digit())).ok_or_else(expected)
 }
-
-/// The authority does not answer, or cannot do it just now.
-const UNAVAILABLE: u8 = 3;
-/// Taken back, and not everyone is known to deny.
-const NOT_COVERED: u8 = 4;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use super::door::{At, field};
 
 /// Says who is signed in, as the authority knows it.
 pub async fn whoami(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
-    let me = at.open(http)?.get("/v1/me").await?;
+    let me = at.open(http).await?.get("/v1/me").await?;
     if at.json {
         println!("{me}");
         return Ok(());
@@ -25,7 +25,7 @@ pub async fn whoami(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
 /// Ends the session at the authority and forgets it here.
 pub async fn logout(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
     let path = at.session_file()?;
-    at.open(http)?.post("/logout", &json!({})).await?;
+    at.open(http).await?.post("/logout", &json!({})).await?;
     std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     if at.json {
         println!("{}", json!({ "signed_out": true }))

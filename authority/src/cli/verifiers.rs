@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use procura_verifier::claims::Audience;
 use procura_verifier::ids::{Key, VerifierId};
 use procura_verifier::trust::TrustFile;
 use serde_json::{Value, json};
 
 use super::door::{At, field};
+use super::outcome::Usage;
 
 /// What `procura verifiers` takes; without a command it lists.
 #[derive(clap::Args, Debug)]
@@ -69,7 +70,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
             let key = match (file, public_key) {
                 (Some(file), None) => Key::of(&crate::signer::file::read_key(file)?),
                 (None, Some(key)) => *key,
-                _ => bail!("expected --key FILE or --public-key HEX"),
+                _ => return Err(Usage("expected --key FILE or --public-key HEX".to_owned()).into()),
             };
             let out = match (file, trust, out) {
                 (Some(key), Some(trust), Some(out)) => Some(ToolFile::new(out, key, trust)?),
@@ -79,7 +80,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
             if let (Some(verifier), Some(body)) = (verifier, body.as_object_mut()) {
                 body.insert("verifier".to_owned(), json!(verifier));
             }
-            let enrolled = at.open(http)?.post("/v1/verifiers", &body).await?;
+            let enrolled = at.open(http).await?.post("/v1/verifiers", &body).await?;
             let out = out.map(|out| out.write(audience, field(&enrolled, "verifier")?)).transpose()?;
             if at.json {
                 println!("{enrolled}");
@@ -92,7 +93,7 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Retire { verifier, reason, at }) => {
-            let retired = at.open(http)?.post("/v1/verifiers/retire", &json!({ "verifier": verifier, "reason": reason })).await?;
+            let retired = at.open(http).await?.post("/v1/verifiers/retire", &json!({ "verifier": verifier, "reason": reason })).await?;
             if at.json {
                 println!("{retired}");
             } else {
@@ -136,7 +137,7 @@ impl<'a> ToolFile<'a> {
 }
 
 async fn list(at: &At, http: &reqwest::Client) -> anyhow::Result<()> {
-    let answer = at.open(http)?.get("/v1/verifiers").await?;
+    let answer = at.open(http).await?.get("/v1/verifiers").await?;
     if at.json {
         println!("{answer}");
         return Ok(());

@@ -56,8 +56,9 @@ pub async fn ready(State(app): State<AppState>) -> (StatusCode, Json<Value>) {
 
 /// Whether people can sign in. Nothing else waits for that.
 pub(super) fn provider(app: &AppState) -> Part {
-    let says = |_| (Condition::Degraded, "the OpenID provider does not answer: nobody can sign in".to_owned());
-    Part::new("provider", app.oidc.provider().why_not().map(says), json!({}))
+    let says = || (Condition::Degraded, "the OpenID provider does not answer: nobody can sign in".to_owned());
+    let silent = app.oidc.as_ref().is_none_or(|o| o.provider().why_not().is_some());
+    Part::new("provider", silent.then(says), json!({}))
 }
 
 /// `GET /v1/me`: who is signed in.

@@ -9,12 +9,14 @@ mod error;
 mod feed;
 mod health;
 mod keys;
+mod lives;
 mod log;
 mod metrics;
 mod pages;
 mod revocations;
 mod snapshot;
 mod tokens;
+mod tree;
 mod verifiers;
 
 use std::sync::Arc;
@@ -54,8 +56,8 @@ pub struct Shared {
     pub origin: Origin,
     /// How sessions travel.
     pub cookies: Cookies,
-    /// Sign-in pages.
-    pub oidc: Arc<OidcState>,
+    /// Sign-in pages; none where nobody can sign in, on a folder at rest.
+    pub oidc: Option<Arc<OidcState>>,
     /// Places for streams of the feed.
     pub streams: Arc<Semaphore>,
     /// Turns at handing back what was lost.
@@ -96,8 +98,16 @@ pub fn router(app: AppState) -> Router {
         .route("/v1/me", get(health::me))
         .route("/v1/agents/challenges", post(agents::challenge))
         .route("/v1/agents", get(agents::list).post(agents::register))
+        .route("/v1/agents/{id}", get(lives::show))
+        .route("/v1/agents/{id}/keys", post(lives::rotate))
+        .route("/v1/agents/{id}/suspend", post(lives::suspend))
+        .route("/v1/agents/{id}/resume", post(lives::resume))
+        .route("/v1/agents/{id}/retire", post(lives::retire))
         .route("/v1/card", post(tokens::card))
         .route("/v1/delegations", get(delegations::list).post(delegations::create))
+        .route("/v1/delegations/tree", get(tree::all))
+        .route("/v1/delegations/{id}", get(tree::one))
+        .route("/v1/delegations/{id}/confirm", post(lives::confirm))
         // Minting waits for minting: a revocation finds at most so many before it at the database, however many agents ask.
         .route("/v1/token", post(tokens::mint).layer(GlobalConcurrencyLimitLayer::new(MAX_MINTING)))
         .route("/v1/revocations", post(revocations::create))
@@ -123,7 +133,7 @@ pub fn router(app: AppState) -> Router {
         .fallback(pages::unknown)
         .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES))
         .with_state(app.clone())
-        .merge(crate::oidc::routes::router(app.oidc.clone()))
+        .merge(app.oidc.clone().map(crate::oidc::routes::router).unwrap_or_default())
         .layer(middleware::from_fn(one_form))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(PropagateRequestIdLayer::x_request_id())

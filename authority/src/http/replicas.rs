@@ -68,7 +68,7 @@ async fn site() -> Site {
             authority: authority.clone(),
             origin: "127.0.0.1/acme".parse().unwrap(),
             cookies: Cookies::for_address(&authority).unwrap(),
-            oidc: Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap()),
+            oidc: Some(Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap())),
             streams: Arc::new(Semaphore::new(1)),
             lost: crate::feed::turns::Turns::new(super::LOST),
             ctx: ctx.clone(),

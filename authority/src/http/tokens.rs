@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use super::body::Body;
 use super::{ApiError, AppState};
 use crate::agent_auth::{Assertion, AssertionError, claimed_agent, verify_assertion};
-use crate::domain::agent::KeyState;
 use crate::usecase::card::{self, CardError};
 use crate::usecase::issue::{self, IssueError, Mint};
 
@@ -74,7 +73,7 @@ impl AppState {
         let agent = claimed_agent(jwt).map_err(refuse)?;
         let keys = self.ctx.store.keys_of(agent).await.map_err(ApiError::unavailable)?;
         let mut refused = None;
-        for key in keys.iter().filter(|k| k.state == KeyState::Live).map(|k| k.key) {
+        for key in keys.iter().filter(|k| k.holds_at(self.ctx.now())).map(|k| k.key) {
             match verify_assertion(jwt, &self.authority, &[key], self.ctx.now()) {
                 Ok(assertion) => return Ok((assertion, key)),
                 Err(e) => refused = Some(e),

@@ -80,6 +80,8 @@ pub enum Actor {
     LocalOperator,
     /// A verifier that kept what the authority lost, under the feed key's own signature (`spec/feed.md`, F20).
     HandedBack,
+    /// The authority itself, for a key whose overlap with the one that followed it has ended.
+    OverlapEnded,
 }
 
 impl Actor {
@@ -88,20 +90,23 @@ impl Actor {
             Self::Human(hid) => hid.to_string(),
             Self::LocalOperator => LOCAL_OPERATOR.to_owned(),
             Self::HandedBack => HANDED_BACK.to_owned(),
+            Self::OverlapEnded => OVERLAP_ENDED.to_owned(),
         }
     }
     fn parse(text: &str) -> Option<Self> {
         match text {
             LOCAL_OPERATOR => Some(Self::LocalOperator),
             HANDED_BACK => Some(Self::HandedBack),
+            OVERLAP_ENDED => Some(Self::OverlapEnded),
             hid => HumanId::from_str(hid).ok().map(Self::Human),
         }
     }
 }
-hashed_or_encoded!(Actor, "expected a hid, `local-operator` or `handed-back`");
+hashed_or_encoded!(Actor, "expected a hid, `local-operator`, `handed-back` or `overlap-ended`");
 
 const LOCAL_OPERATOR: &str = "local-operator";
 const HANDED_BACK: &str = "handed-back";
+const OVERLAP_ENDED: &str = "overlap-ended";
 
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $kind:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
@@ -183,6 +188,30 @@ events! {
         key: Key,
         /// Its generation then.
         generation: u64,
+    }
+    /// An agent's next key, after it proved possession. The others that live go on until a stated end.
+    AgentKey = "agent_key" {
+        /// Which agent.
+        agent: AgentId,
+        /// The key that follows.
+        key: Key,
+        /// The keys that it follows.
+        replaces: Vec<Replaced>,
+        /// Who asked: the owner.
+        by: Actor,
+    }
+    /// An agent was suspended, resumed or retired.
+    AgentState = "agent_state" {
+        /// Which agent.
+        agent: AgentId,
+        /// Whether it may act from here on.
+        state: crate::domain::agent::AgentState,
+        /// Its generation from here on: risen by a suspension or retirement, the floor at a resume.
+        generation: u64,
+        /// Who asked.
+        by: Actor,
+        /// Salted hash of the reason given.
+        reason_hash: Digest,
     }
     /// A human granted a part of their authority to an agent.
     Delegation = "delegation" {
@@ -380,6 +409,16 @@ pub struct Generations {
     pub delegation: u64,
 }
 
+/// A key that another has followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replaced {
+    /// The key.
+    pub key: Key,
+    /// From when on it is not accepted.
+    pub until: UtcMillis,
+}
+
 /// One run of a verifier in the answer to a revocation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -472,6 +511,8 @@ impl Event {
             Self::KeyListRecorded(e) => artifact(format!("key_list/{}", e.version), e.hash),
             Self::SignIn(e) => named(e.human.to_string()),
             Self::Agent(e) => named(e.agent.to_string()),
+            Self::AgentKey(e) => named(format!("{}/{}", e.agent, e.key)),
+            Self::AgentState(e) => named(format!("{}/{}", e.agent, e.generation)),
             Self::Delegation(e) => named(format!("{}/{}", e.delegation, e.version)),
             Self::Issue(e) => artifact(e.tid.to_string(), e.block0_sha256),
             Self::Revoke(e) => artifact("item".to_owned(), Digest::of(&e.item.0)),

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod checkpoint;
 mod dsse;
 pub mod event;
+pub mod explain;
 pub mod finding;
 pub mod leaf;
 pub mod proof;

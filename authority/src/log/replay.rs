@@ -3,6 +3,7 @@
 //! The bundle has been opened: hashes, root, signatures and key windows hold. Here it is asked whether the story holds:
 //! feed and leaves one to one, nothing granted, minted or allowed that could not have been, receipts without gaps.
 
+mod agents;
 mod decisions;
 mod feed;
 mod watch;
@@ -14,6 +15,7 @@ use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::ids::{AgentId, DelegationId, FreezeId, HumanId, Key, Tid, UtcMillis, VerifierId};
 use procura_verifier::wire::Canonical as _;
 
+use self::agents::Agents;
 use self::decisions::Receipts;
 use self::feed::Taken;
 use self::watch::Watched;
@@ -22,6 +24,7 @@ use super::event::{self, Actor, Event, Generations};
 use super::finding::{Finding, FindingClass, Place};
 use super::leaf::OpenedLeaf;
 use super::tree::Tree;
+use crate::domain::agent::AgentState;
 
 /// What a replay that found nothing wrong has seen.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -94,7 +97,13 @@ struct State<'a> {
     owners: HashMap<AgentId, HumanId>,
     /// Whose each key is; nobody's once it was revoked.
     keys: HashMap<Key, Option<AgentId>>,
+    agents: Agents,
+    /// The newest version of each.
     delegations: HashMap<DelegationId, event::Delegation>,
+    /// The versions before it, under which tokens may have been minted that are used yet.
+    older: HashMap<(DelegationId, u64), event::Delegation>,
+    /// The version that each token was minted under.
+    versions: HashMap<Tid, u64>,
     tokens: HashMap<Tid, event::Issue>,
     /// Generations in force: the floors so far.
     floors: HashMap<FloorScope, u64>,
@@ -114,7 +123,10 @@ impl<'a> State<'a> {
             humans: HashSet::new(),
             owners: HashMap::new(),
             keys: HashMap::new(),
+            agents: Agents::default(),
             delegations: HashMap::new(),
+            older: HashMap::new(),
+            versions: HashMap::new(),
             tokens: HashMap::new(),
             floors: HashMap::new(),
             killed: HashSet::new(),
@@ -147,9 +159,11 @@ impl<'a> State<'a> {
                 }
             }
             Event::Agent(e) => self.agent(e).map_err(wrong),
+            Event::AgentKey(e) => self.agent_key(e, leaf).map_err(wrong),
+            Event::AgentState(e) => self.agent_state(e).map_err(wrong),
             Event::Delegation(e) => self.delegation(e).map_err(wrong),
             Event::Issue(e) => self.issue(e, leaf).map_err(wrong),
-            Event::Revoke(e) => self.revoke(e, index).map_err(wrong),
+            Event::Revoke(e) => self.revoke(e, index, leaf).map_err(wrong),
             Event::Verifier(e) => {
                 let known = self.verifiers.insert(e.verifier, e.clone()).is_some();
                 if known { Err(wrong(format!("{} is enrolled twice", e.verifier))) } else { Ok(()) }
@@ -218,6 +232,48 @@ impl<'a> State<'a> {
         if e.generation != self.floor(FloorScope::Agent(e.agent)) {
             return Err(format!("{} is registered at generation {}, expected {}", e.agent, e.generation, self.floor(FloorScope::Agent(e.agent))));
         }
+        self.agents.registered(e)
+    }
+
+    /// The owner alone gives an agent its next key, and says how long the others go on.
+    fn agent_key(&mut self, e: &event::AgentKey, leaf: &OpenedLeaf) -> Result<(), String> {
+        if self.owners.get(&e.agent).is_none_or(|owner| e.by != Actor::Human(*owner)) {
+            return Err(format!("{} gets a key from another than its owner", e.agent));
+        }
+        for replaced in &e.replaces {
+            // One that ends at once is revoked in the same transaction, which stands right before.
+            let expected = (replaced.until > leaf.at).then_some(e.agent);
+            if self.keys.get(&replaced.key) != Some(&expected) {
+                return Err(format!(
+                    "key {} is said to be followed, and is not a living key of {}, or ends at once and was not revoked",
+                    replaced.key, e.agent
+                ));
+            }
+        }
+        self.agents.rotated(e, leaf.at)?;
+        if self.keys.insert(e.key, Some(e.agent)).is_some() {
+            return Err(format!("key {} is registered twice", e.key));
+        }
+        Ok(())
+    }
+
+    fn agent_state(&mut self, e: &event::AgentState) -> Result<(), String> {
+        if !self.owners.contains_key(&e.agent) {
+            return Err(format!("{} changes its state and was never registered", e.agent));
+        }
+        if let Actor::Human(human) = e.by
+            && (!self.humans.contains(&human) || self.watched.is_canary(human))
+        {
+            return Err(format!("{human} stops or resumes an agent and never signed in"));
+        }
+        let floor = self.floor(FloorScope::Agent(e.agent));
+        if e.generation != floor {
+            return Err(format!("{} is {} at generation {}, expected {floor}", e.agent, e.state.word(), e.generation));
+        }
+        self.agents.changed(e)?;
+        if e.state == AgentState::Retired && self.keys.values().any(|whose| *whose == Some(e.agent)) {
+            return Err(format!("{} is retired, and a key of its lives on", e.agent));
+        }
         Ok(())
     }
 
@@ -225,6 +281,7 @@ impl<'a> State<'a> {
         if !self.humans.contains(&e.human) || !self.owners.contains_key(&e.agent) {
             return Err(format!("{} is granted by or to somebody the log does not know", e.delegation));
         }
+        self.agents.is_active(e.agent).map_err(|state| format!("{} is granted to {}, which is {state}", e.delegation, e.agent))?;
         let expected = self.generations(e.human, e.agent, e.delegation);
         if e.generations != expected {
             return Err(format!("{} records generations {:?}, expected {expected:?}", e.delegation, e.generations));
@@ -238,7 +295,9 @@ impl<'a> State<'a> {
             return Err(format!("version {} of {} is wider than the one before, or another's", e.version, e.delegation));
         }
         self.summary.delegations += u64::from(next == 1);
-        self.delegations.insert(e.delegation, e.clone());
+        if let Some(before) = self.delegations.insert(e.delegation, e.clone()) {
+            self.older.insert((before.delegation, before.version), before);
+        }
         Ok(())
     }
 
@@ -248,6 +307,8 @@ impl<'a> State<'a> {
         if e.agent != d.agent || self.keys.get(&e.holder) != Some(&Some(e.agent)) {
             return Err(format!("{} is minted for another agent or key than its delegation's", e.tid));
         }
+        self.agents.is_active(e.agent).map_err(|state| format!("{} is minted for {}, which is {state}", e.tid, e.agent))?;
+        self.agents.key_holds(&e.holder, leaf.at).map_err(|until| format!("{} is minted for a key that ended at {until}", e.tid))?;
         if e.generations != d.generations {
             return Err(format!("{} carries other generations than its delegation records", e.tid));
         }
@@ -263,6 +324,7 @@ impl<'a> State<'a> {
         if e.ancestors.iter().any(|a| self.killed.contains(a) || !self.tokens.contains_key(a)) {
             return Err(format!("{} is minted from a token that was revoked or never issued", e.tid));
         }
+        self.versions.insert(e.tid, d.version);
         if self.tokens.insert(e.tid, e.clone()).is_some() {
             return Err(format!("{} is issued twice", e.tid));
         }
@@ -270,7 +332,7 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    fn revoke(&mut self, e: &event::Revoke, index: u64) -> Result<(), String> {
+    fn revoke(&mut self, e: &event::Revoke, index: u64, leaf: &OpenedLeaf) -> Result<(), String> {
         // Roles are not in the log: whether this person may is for the authority to say, that there is one for the log.
         if let Actor::Human(human) = e.by
             && (!self.humans.contains(&human) || self.watched.is_canary(human))
@@ -280,6 +342,9 @@ impl<'a> State<'a> {
         let item = Item::from_bytes(&e.item.0).map_err(|e| format!("revoked item: {e}"))?;
         if self.taken.at_leaf(index) != Some(&item) {
             return Err("the feed does not carry this item with this leaf".to_owned());
+        }
+        if e.by == Actor::OverlapEnded {
+            self.agents.overlap_ended(&item, leaf.at)?;
         }
         match item {
             Item::Floor { scope, generation } => {
@@ -341,7 +406,9 @@ impl<'a> State<'a> {
         if issued.block0_sha256.0 != block0 {
             return Err(wrong(format!("{} was used with another block 0 than was issued", issued.tid)));
         }
-        let granted = self.delegations.get(&issued.delegation).filter(|d| d.generations == issued.generations);
+        let version = self.versions.get(&issued.tid).copied().unwrap_or_default();
+        let newest = self.delegations.get(&issued.delegation).filter(|d| d.version == version);
+        let granted = newest.or_else(|| self.older.get(&(issued.delegation, version)));
         let within = granted.is_some_and(|d| is_within(token.block0(), issued, d));
         if !within {
             return Err(wrong(format!("{} says more than its issue and its delegation record", issued.tid)));

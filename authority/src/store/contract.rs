@@ -1,5 +1,6 @@
 //! The store's contract, sentence by sentence: one list of tests, run on every backend.
 
+mod agents;
 mod session;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, Ut
 use procura_verifier::wire::Canonical as _;
 use sha2::{Digest as _, Sha256};
 
+use self::agents::*;
 use self::session::*;
 use super::*;
 use crate::domain::agent::{AgentState, KeyState};
@@ -30,10 +32,10 @@ fn subject(name: &str) -> Subject {
     Subject { issuer: "https://idp".into(), subject: name.into() }
 }
 fn agent() -> Agent {
-    Agent { id: AGENT, name: "invoice-bot".parse().unwrap(), owner: HUMAN, state: AgentState::Active, generation: 3, created: NOW }
+    Agent { id: AGENT, name: "invoice-bot".parse().unwrap(), owner: HUMAN, state: AgentState::Active, generation: 3, created: NOW, stopped_by: None }
 }
 fn agent_key() -> AgentKey {
-    AgentKey { key: KEY, agent: AGENT, state: KeyState::Live, added: NOW }
+    AgentKey { key: KEY, agent: AGENT, state: KeyState::Live, added: NOW, ends: None }
 }
 fn delegation() -> Delegation {
     let generations = Generations { human: 1, ..Generations::default() };
@@ -452,6 +454,8 @@ macro_rules! holds_on {
         holds_on!($name, $open, [
             an_empty_store_has_the_empty_head,
             what_is_written_reads_back,
+            uses_add_up_and_keep_their_newest_leaf,
+            keys_that_end_are_found_until_they_are_revoked,
             a_retired_verifier_leaves_its_place_and_keeps_its_key,
             leaves_and_tiles_are_those_of_the_head,
             feed_messages_are_numbered_and_chained_without_holes,
@@ -549,7 +553,7 @@ mod only_sqlite {
     async fn every_statement_finds_its_rows_by_an_index() {
         let (_store, folder) = sqlite().await;
         let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
-        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs"), include_str!("sqlite/session.rs")].concat();
+        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs"), include_str!("sqlite/session.rs"), include_str!("sqlite/used.rs")].concat();
         let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE "].iter().any(|verb| text.starts_with(verb))).collect();
         assert!(statements.len() > 30, "{} statements", statements.len());
         for sql in statements {

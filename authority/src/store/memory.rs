@@ -14,11 +14,12 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tenant, Tid, Ut
 use tokio::sync::Semaphore;
 
 use super::plan::{Facts, Needs, Plan};
+use super::used::{Merged, Used};
 use super::{
     Answered, Answering, Batch, CommitError, Committed, FeedHead, FeedRow, Head, JtiHash, ReceiptSlot, Row, Store, StoreError, Taken, TokenRecord,
     partial_tiles, restored,
 };
-use crate::domain::agent::{Agent, AgentKey};
+use crate::domain::agent::{Agent, AgentKey, KeyState};
 use crate::domain::delegation::Delegation;
 use crate::domain::human::{Human, Subject};
 use crate::domain::opening::Opening;
@@ -63,6 +64,7 @@ struct State {
     verifiers: HashMap<VerifierId, Verifier>,
     drill: Option<(UtcMillis, u64)>,
     receipts: HashMap<ReceiptSlot, Taken>,
+    used: Merged,
     openings: HashMap<[u8; 32], Opening>,
     answers: HashMap<[u8; 32], Answered>,
     sessions: HashMap<HashedToken, Session>,
@@ -95,6 +97,7 @@ impl Memory {
             verifiers: HashMap::new(),
             drill: None,
             receipts: HashMap::new(),
+            used: Merged::default(),
             openings: HashMap::new(),
             answers: HashMap::new(),
             sessions: HashMap::new(),
@@ -187,6 +190,7 @@ impl State {
                     Row::KeyList(version, signed) => _ = self.key_lists.insert(version, signed),
                     Row::RootKeyKilled(key) => _ = self.killed_root_keys.insert(key),
                     Row::EpochStart(..) => {}
+                    Row::Used(u) => self.used.push(&u, placed.leaves.start),
                     Row::Drill(at) => self.drill = Some((at, placed.leaves.start)),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
                     Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
@@ -285,7 +289,7 @@ impl Store for Memory {
         self.read(|s| s.keys.get(&key).cloned())
     }
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
-        self.read(|s| sorted(s.keys.values().filter(|k| k.agent == agent), |k| (k.added, k.key), 64))
+        self.read(|s| sorted(s.keys.values().filter(|k| k.agent == agent), |k| (k.state == KeyState::Revoked, std::cmp::Reverse(k.added), k.key), 64))
     }
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         self.read(|s| sorted(s.agents.values().filter(|a| a.owner == owner), |a| a.name.clone(), 1000))
@@ -301,6 +305,13 @@ impl Store for Memory {
     }
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>> {
         self.read(|s| s.tokens.get(&tid).cloned())
+    }
+    fn ending_keys(&self, before: UtcMillis) -> Answering<'_, Vec<AgentKey>> {
+        let ended = move |k: &&AgentKey| k.state == KeyState::Live && k.ends.is_some_and(|ends| ends <= before);
+        self.read(|s| sorted(s.keys.values().filter(ended), |k| (k.ends, k.key), 256))
+    }
+    fn uses_of(&self, delegation: DelegationId) -> Answering<'_, Vec<Used>> {
+        self.read(|s| sorted(s.used.rows().filter(|u| u.delegation == delegation), |u| (std::cmp::Reverse(u.last), u.tid, u.lid), 256))
     }
     fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>> {
         self.read(|s| s.drill)

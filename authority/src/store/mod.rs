@@ -28,6 +28,7 @@ mod rows;
 pub mod shared;
 pub mod snapshot;
 pub mod sqlite;
+pub mod used;
 
 use std::ops::Range;
 
@@ -178,6 +179,8 @@ pub enum Row {
     Drill(UtcMillis),
     /// A receipt or a count of denials taken in.
     Receipt(Delivered),
+    /// What a receipt has shown of a delegation, added to what was known. The change's first leaf is the receipt.
+    Used(used::Used),
     /// The answer to remember.
     Answer(Answer),
     /// A new epoch of the feed, grown from exactly this head. Alone in its batch.
@@ -394,7 +397,7 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>>;
     /// A holder key, whoever's it is.
     fn find_agent_key(&self, key: Key) -> Answering<'_, Option<AgentKey>>;
-    /// The keys of an agent, oldest first, at most 64.
+    /// The keys of an agent: those that live, then the revoked ones, each newest first, at most 64.
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>>;
     /// The agents of an owner by name, at most 1000.
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>>;
@@ -404,6 +407,11 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn delegations_of(&self, human: HumanId) -> Answering<'_, Vec<Delegation>>;
     /// The delegations to an agent, newest first, at most 1000.
     fn delegations_to(&self, agent: AgentId) -> Answering<'_, Vec<Delegation>>;
+    /// Keys that another has followed, that are not revoked, and that end at or before this moment: at most 256, by their end.
+    fn ending_keys(&self, before: UtcMillis) -> Answering<'_, Vec<AgentKey>>;
+    /// What receipts have shown of a delegation: tokens and links, newest use first, at most 256. Forgotten a month after
+    /// the token's expiry.
+    fn uses_of(&self, delegation: DelegationId) -> Answering<'_, Vec<used::Used>>;
     /// A token, until it is forgotten some time after its expiry.
     fn find_token(&self, tid: Tid) -> Answering<'_, Option<TokenRecord>>;
     /// When the kill switch was last tried, and the leaf that says how it went.

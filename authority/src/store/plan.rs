@@ -65,7 +65,8 @@ impl Needs {
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Spent(secret, _) => _ = n.spent.insert(*secret),
-                    Row::RootKeyKilled(_) | Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
+                    Row::RootKeyKilled(_) | Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) => {}
+                    Row::Drill(_) | Row::Used(_) | Row::EpochStart(..) => {}
                 }
             }
         }
@@ -234,7 +235,7 @@ impl Facts {
             Row::Answer(a) => ok(!self.answers.contains(&a.key), Refused::Answered),
             Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
-            Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => Ok(()),
+            Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::Used(_) => Ok(()),
             // As often as one likes: a kill is never too late.
             Row::RootKeyKilled(_) => Ok(()),
             // [`Plan::make`] has asked.
@@ -268,7 +269,7 @@ impl Facts {
                 Row::Receipt(r) => _ = self.receipts.insert(r.slot),
                 Row::Answer(a) => _ = self.answers.insert(a.key),
                 Row::Spent(secret, _) => _ = self.spent.insert(*secret),
-                Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
+                Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::Used(_) | Row::EpochStart(..) => {}
             }
         }
     }

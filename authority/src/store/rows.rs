@@ -72,6 +72,7 @@ pub(super) struct AgentRow {
     state: String,
     generation: i64,
     created_ms: i64,
+    stopped_by: Option<Vec<u8>>,
 }
 
 impl TryFrom<AgentRow> for Agent {
@@ -85,6 +86,7 @@ impl TryFrom<AgentRow> for Agent {
             state,
             generation: number(r.generation, "agent", "generation")?,
             created: UtcMillis(number(r.created_ms, "agent", "created_ms")?),
+            stopped_by: r.stopped_by.map(|id| fixed(&id, "agent", "stopped_by").map(HumanId::from_bytes)).transpose()?,
         })
     }
 }
@@ -118,6 +120,7 @@ pub(super) struct AgentKeyRow {
     agent: Vec<u8>,
     state: String,
     added_ms: i64,
+    ends_ms: Option<i64>,
 }
 
 impl TryFrom<AgentKeyRow> for AgentKey {
@@ -128,6 +131,7 @@ impl TryFrom<AgentKeyRow> for AgentKey {
             agent: AgentId::from_bytes(fixed(&r.agent, "agent_key", "agent")?),
             state: key_state(&r.state).ok_or_else(|| StoreError::Inconsistent { table: "agent_key", column: "state", id: hex::encode(&r.key) })?,
             added: UtcMillis(number(r.added_ms, "agent_key", "added_ms")?),
+            ends: r.ends_ms.map(|at| number(at, "agent_key", "ends_ms")).transpose()?.map(UtcMillis),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod session;
 mod snapshot;
+mod used;
 mod write;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use tokio::sync::Mutex;
 
 use super::lock::{FolderLock, LockError};
 use super::rows::{AgentKeyRow, AgentRow, AnswerRow, DelegationRow, HeadRow, TokenRow, VerifierRow, feed_row, fixed, int, number, scope_bytes};
+use super::used::Used;
 use super::{Answered, Answering, Batch, CommitError, Committed, FeedRow, Head, ReceiptSlot, Store, StoreError, Taken, TokenRecord};
 use crate::domain::agent::{Agent, AgentKey};
 use crate::domain::delegation::Delegation;
@@ -223,12 +225,13 @@ impl Store for Sqlite {
 
     fn find_agent(&self, id: AgentId) -> Answering<'_, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND id = ?2")
-                .bind(self.tenant.as_str())
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND id = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -236,12 +239,13 @@ impl Store for Sqlite {
 
     fn find_agent_by_name<'a>(&'a self, name: &'a Name) -> Answering<'a, Option<Agent>> {
         async move {
-            let row: Option<AgentRow> = sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND name = ?2")
-                .bind(self.tenant.as_str())
-                .bind(name.as_str())
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(unavailable)?;
+            let row: Option<AgentRow> =
+                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND name = ?2")
+                    .bind(self.tenant.as_str())
+                    .bind(name.as_str())
+                    .fetch_optional(&self.readers)
+                    .await
+                    .map_err(unavailable)?;
             row.map(TryInto::try_into).transpose()
         }
         .boxed()
@@ -249,7 +253,7 @@ impl Store for Sqlite {
 
     fn find_agent_key(&self, key: Key) -> Answering<'_, Option<AgentKey>> {
         async move {
-            let row: Option<AgentKeyRow> = sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND key = ?2")
+            let row: Option<AgentKeyRow> = sqlx::query_as("SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = ?1 AND key = ?2")
                 .bind(self.tenant.as_str())
                 .bind(key.as_bytes().as_slice())
                 .fetch_optional(&self.readers)
@@ -262,13 +266,14 @@ impl Store for Sqlite {
 
     fn keys_of(&self, agent: AgentId) -> Answering<'_, Vec<AgentKey>> {
         async move {
-            let rows: Vec<AgentKeyRow> =
-                sqlx::query_as("SELECT key, agent, state, added_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY added_ms, key LIMIT 64")
-                    .bind(self.tenant.as_str())
-                    .bind(agent.as_bytes().as_slice())
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(unavailable)?;
+            let rows: Vec<AgentKeyRow> = sqlx::query_as(
+                "SELECT key, agent, state, added_ms, ends_ms FROM agent_key WHERE tenant = ?1 AND agent = ?2 ORDER BY state, added_ms DESC, key LIMIT 64",
+            )
+            .bind(self.tenant.as_str())
+            .bind(agent.as_bytes().as_slice())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -276,13 +281,14 @@ impl Store for Sqlite {
 
     fn agents_of(&self, owner: HumanId) -> Answering<'_, Vec<Agent>> {
         async move {
-            let rows: Vec<AgentRow> =
-                sqlx::query_as("SELECT id, name, owner, state, generation, created_ms FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000")
-                    .bind(self.tenant.as_str())
-                    .bind(owner.as_bytes().as_slice())
-                    .fetch_all(&self.readers)
-                    .await
-                    .map_err(unavailable)?;
+            let rows: Vec<AgentRow> = sqlx::query_as(
+                "SELECT id, name, owner, state, generation, created_ms, stopped_by FROM agent WHERE tenant = ?1 AND owner = ?2 ORDER BY name LIMIT 1000",
+            )
+            .bind(self.tenant.as_str())
+            .bind(owner.as_bytes().as_slice())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(unavailable)?;
             rows.into_iter().map(TryInto::try_into).collect()
         }
         .boxed()
@@ -343,6 +349,14 @@ impl Store for Sqlite {
             row.map(|r| r.into_domain(tid)).transpose()
         }
         .boxed()
+    }
+
+    fn ending_keys(&self, before: UtcMillis) -> Answering<'_, Vec<AgentKey>> {
+        used::ending(&self.tenant, &self.readers, before).boxed()
+    }
+
+    fn uses_of(&self, delegation: DelegationId) -> Answering<'_, Vec<Used>> {
+        used::of(&self.tenant, &self.readers, delegation).boxed()
     }
 
     fn last_drill(&self) -> Answering<'_, Option<(UtcMillis, u64)>> {

@@ -142,6 +142,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::failpoint::snapshots()));
     let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed, watch, metrics });
     super::publish_keys::keep_warning(&context);
+    super::end_keys::keep_ending(&context);
     Ok(Started { context, key_list: signed, origin })
 }
 

@@ -82,7 +82,7 @@ pub async fn delegate(ctx: &Context, by: &Principal, agent: AgentId, terms: Term
             Err(RecallError::Unavailable(e)) => return Err(e.into()),
         }
         let (agent, terms) = check(ctx, by, agent, terms.clone()).await?;
-        let Granting { id, text, mut change } = granting(ctx, human, &agent, terms).await?;
+        let Granting { id, text, mut change } = granting(ctx, human, &agent, terms, Which::New).await?;
         change.requires.splice(0..0, standing(by));
         change.rows.extend(ctx.remember(once, &Remembered { delegation: id, text: text.clone() }));
         match ctx.writer.submit(change).await {
@@ -103,14 +103,25 @@ pub(super) struct Granting {
     pub change: Change,
 }
 
+/// A delegation of its own, or the next version of one.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    New,
+    Next(&'a Delegation),
+}
+
 /// The grant with the generations of this moment. Who may grant it has been asked.
-pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms: Terms) -> Result<Granting, Unavailable> {
-    let (id, now, text) = (DelegationId::from_bytes(ctx.random()), ctx.now(), terms.summary(&agent.name));
+pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms: Terms, which: Which<'_>) -> Result<Granting, Unavailable> {
+    let (now, text) = (ctx.now(), terms.summary(&agent.name));
+    let (id, version, created) = match which {
+        Which::New => (DelegationId::from_bytes(ctx.random()), 1, now),
+        Which::Next(before) => (before.id, before.version + 1, before.created),
+    };
     let generations = ctx.generations(human, agent.id, id).await?;
     let (opening, text_hash) = ctx.salted(text.clone());
     let leaf = event::Delegation {
         delegation: id,
-        version: 1,
+        version: u64::from(version),
         human,
         agent: agent.id,
         capabilities: terms.capabilities.clone(),
@@ -125,8 +136,7 @@ pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms
         generations: log_generations(&generations),
         text_hash,
     };
-    let delegation =
-        Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version: 1, state: DelegationState::Live, created: now };
+    let delegation = Delegation { id, tenant: ctx.tenant.clone(), human, agent: agent.id, terms, generations, version, state: DelegationState::Live, created };
     // A kill between reading and writing must not leave a grant behind that was asked for before it.
     let mut requires: Vec<_> = delegation.recorded().into_iter().map(|(scope, g)| Require::GenerationIs(scope, g)).collect();
     requires.push(Require::AgentActive(agent.id));
@@ -135,7 +145,7 @@ pub(super) async fn granting(ctx: &Context, human: HumanId, agent: &Agent, terms
     Ok(Granting { id, text, change })
 }
 
-async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {
+pub(super) async fn check(ctx: &Context, by: &Principal, agent: AgentId, terms: Terms) -> Result<(Agent, Terms), DelegateError> {
     by.human().ok_or(DelegateError::NotHuman)?;
     let terms = terms.normal(ctx.now())?;
     let max = ctx.keys.load().payload().max_ttl_secs;

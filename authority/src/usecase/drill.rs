@@ -8,7 +8,7 @@ use procura_verifier::ids::{AgentId, DelegationId, HumanId, Key, Tid};
 use procura_verifier::wire::Malformed;
 
 use super::coverage::{Coverage, actor, record, revoke_and_look};
-use super::delegate::{Granting, granting};
+use super::delegate::{Granting, Which, granting};
 use super::issue::{IssueError, Mint, issue};
 use super::revoke::{RevokeError, Revoked, Target};
 use super::{ATTEMPTS, Context, SignedOut, Unavailable, standing};
@@ -144,14 +144,22 @@ async fn agent(ctx: &Context, by: &Principal, human: HumanId) -> Result<(Agent, 
         let scope = procura_verifier::feed::message::FloorScope::Agent;
         let agent = match known {
             Some(agent) => agent,
-            None => Agent { id: AgentId::from_bytes(ctx.random()), name: name.clone(), owner: human, state: AgentState::Active, generation: 0, created: now },
+            None => Agent {
+                id: AgentId::from_bytes(ctx.random()),
+                name: name.clone(),
+                owner: human,
+                state: AgentState::Active,
+                generation: 0,
+                created: now,
+                stopped_by: None,
+            },
         };
         // The private half is dropped here: whoever reads the drill's token can do nothing with it.
         let key = Key::of(&SigningKey::from_bytes(&ctx.random()));
         let generation = ctx.generation(scope(agent.id)).await.map_err(Unavailable::from)?;
         let (opening, name_salted_hash) = ctx.salted(NAME.to_owned());
         let leaf = event::Agent { agent: agent.id, owner: human, name_salted_hash, key, generation };
-        let row = AgentKey { key, agent: agent.id, state: KeyState::Live, added: now };
+        let row = AgentKey { key, agent: agent.id, state: KeyState::Live, added: now, ends: None };
         let requires = [standing(by), vec![crate::store::Require::GenerationIs(scope(agent.id), generation)]].concat();
         let change =
             Change { requires, rows: vec![Row::Agent(agent.clone()), Row::AgentKey(row), opening], leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() };
@@ -185,7 +193,7 @@ async fn grant(ctx: &Context, by: &Principal, human: HumanId, agent: &Agent) -> 
     };
     let terms = terms.normal(ctx.now())?;
     for _ in 0..ATTEMPTS {
-        let Granting { id, mut change, .. } = granting(ctx, human, agent, terms.clone()).await?;
+        let Granting { id, mut change, .. } = granting(ctx, human, agent, terms.clone(), Which::New).await?;
         change.requires.splice(0..0, standing(by));
         match ctx.writer.submit(change).await {
             Ok(_) => return Ok(id),

@@ -1,7 +1,7 @@
 //! What is the state of a delegation or a token? For those it concerns.
 
 use procura_verifier::feed::message::FloorScope;
-use procura_verifier::ids::{DelegationId, Tid, UtcMillis};
+use procura_verifier::ids::{AgentId, DelegationId, Tid, UtcMillis};
 
 use super::{Context, Unavailable};
 use crate::domain::agent::Agent;
@@ -59,6 +59,18 @@ pub async fn delegations_of(ctx: &Context, by: &Principal) -> Result<Vec<Delegat
         views.extend(view(ctx, by, delegation).await?);
     }
     Ok(views)
+}
+
+/// What was delegated to an agent and waits for its delegator to confirm it: not revoked by name, not over, and resting on
+/// something that was killed since. Newest first, of the newest thousand.
+pub(super) async fn waiting_under(ctx: &Context, agent: AgentId) -> Result<Vec<Delegation>, Unavailable> {
+    let now = ctx.now();
+    let mut all = ctx.store.delegations_to(agent).await?;
+    all.retain(|d| d.state == DelegationState::Live && d.terms.not_after > now);
+    let recorded: Vec<_> = all.iter().flat_map(Delegation::recorded).collect();
+    let floors = ctx.store.generations(&recorded.iter().map(|(scope, _)| *scope).collect::<Vec<_>>()).await?;
+    let below: Vec<bool> = recorded.iter().zip(floors).map(|((_, recorded), floor)| *recorded < floor).collect();
+    Ok(all.into_iter().zip(below.chunks(5)).filter(|(_, below)| below.contains(&true)).map(|(d, _)| d).collect())
 }
 
 /// A token, if it is remembered and concerns the asker.

@@ -3,9 +3,11 @@
 pub mod acknowledge;
 pub mod bootstrap;
 pub mod card;
+pub mod confirm_delegation;
 pub mod coverage;
 pub mod delegate;
 pub mod drill;
+pub mod end_keys;
 pub mod enroll_verifier;
 pub mod events;
 pub mod inspect;
@@ -15,17 +17,25 @@ pub mod publish_keys;
 pub mod receipts;
 pub mod recover;
 pub mod register_agent;
+pub mod resume_agent;
 pub mod retire_verifier;
 pub mod revoke;
+pub mod rotate_key;
+mod seen;
 pub mod session;
+pub mod show_agent;
 pub mod sign_in;
+pub mod stop_agent;
 pub mod take_back;
+pub mod tree;
 pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
 mod killed_root;
+#[cfg(test)]
+mod lives;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]

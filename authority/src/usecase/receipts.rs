@@ -7,6 +7,7 @@ use procura_verifier::receipt::SignedReceipt;
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
 
+use super::seen::Seen;
 use super::{Context, Unavailable};
 use crate::domain::verifier::Verifier;
 use crate::log::event::{self, Event};
@@ -62,8 +63,9 @@ pub async fn take(ctx: &Context, records: &[Record<'_>]) -> Result<Vec<Result<u6
         return Err(ReceiptError::TooMany(records.len()));
     }
     let mut prepared = Vec::with_capacity(records.len());
+    let mut seen = Seen::new(ctx.keys.load(), ctx.now());
     for record in records {
-        prepared.push(prepare(ctx, *record).await);
+        prepared.push(prepare(ctx, *record, &mut seen).await);
     }
     let changes = prepared.iter().filter_map(|p| p.as_ref().ok()).map(|p| p.change.clone()).collect();
     let mut written = ctx.writer.submit_all(changes).await.into_iter();
@@ -89,12 +91,13 @@ struct Prepared {
 }
 
 /// Opens a record and makes its leaf.
-async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptError> {
+async fn prepare(ctx: &Context, record: Record<'_>, seen: &mut Seen) -> Result<Prepared, ReceiptError> {
     let (Record::Receipt(bytes) | Record::Denials(bytes)) = record;
     if bytes.len() > event::Encoded::MAX_BYTES {
         return Err(ReceiptError::TooLong(bytes.len()));
     }
     let encoded = event::Encoded(bytes.to_vec());
+    let mut rows = Vec::new();
     let (verifier, run, number, kind, event): (VerifierId, [u8; 16], u64, u8, Event) = match record {
         Record::Receipt(bytes) => {
             let signed = SignedReceipt::from_bytes(bytes)?;
@@ -105,6 +108,7 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
             if elsewhere || r.audience != verifier.audience {
                 return Err(ReceiptError::Elsewhere);
             }
+            rows = seen.rows(&r);
             (r.verifier, r.run, r.number, 0, event::Receipt { receipt: encoded, verifier: r.verifier }.into())
         }
         Record::Denials(bytes) => {
@@ -119,12 +123,8 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
     }
     let (slot, hash) = (slot(verifier, run, kind, number), Sha256::digest(bytes).into());
     let after = (number > 1).then(|| self::slot(verifier, run, kind, number - 1));
-    let change = Change {
-        requires: vec![Require::Enrolled(verifier)],
-        rows: vec![Row::Receipt(Delivered { slot, after, hash })],
-        leaves: vec![ctx.leaf(event, ctx.now())?],
-        ..Change::default()
-    };
+    rows.push(Row::Receipt(Delivered { slot, after, hash }));
+    let change = Change { requires: vec![Require::Enrolled(verifier)], rows, leaves: vec![ctx.leaf(event, ctx.now())?], ..Change::default() };
     Ok(Prepared { change, slot, hash, number })
 }
 

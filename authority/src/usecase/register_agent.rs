@@ -74,10 +74,18 @@ pub async fn register_agent(ctx: &Context, by: &Principal, asked: &Registration)
     }
     let now = ctx.now();
     let spends = agent_auth::redeem_challenge(&ctx.seals, now, owner, &ctx.tenant, &asked.nonce, &asked.key, &asked.signature)?;
-    let agent = Agent { id: AgentId::from_bytes(ctx.random()), name: asked.name.clone(), owner, state: AgentState::Active, generation: 0, created: now };
+    let agent = Agent {
+        id: AgentId::from_bytes(ctx.random()),
+        name: asked.name.clone(),
+        owner,
+        state: AgentState::Active,
+        generation: 0,
+        created: now,
+        stopped_by: None,
+    };
     let (opening, name_salted_hash) = ctx.salted(asked.name.to_string());
     let leaf = event::Agent { agent: agent.id, owner, name_salted_hash, key: asked.key, generation: agent.generation };
-    let key = AgentKey { key: asked.key, agent: agent.id, state: KeyState::Live, added: now };
+    let key = AgentKey { key: asked.key, agent: agent.id, state: KeyState::Live, added: now, ends: None };
     let rows = vec![Row::Spent(spends.0, spends.1), Row::Agent(agent.clone()), Row::AgentKey(key), opening];
     let change = Change { requires: standing(by), rows, leaves: vec![ctx.leaf(leaf, now)?], ..Change::default() };
     let written = ctx.writer.submit(change).await.map_err(|e| match e {

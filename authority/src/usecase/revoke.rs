@@ -170,7 +170,10 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
         Target::Agent(id) => {
             let agent = ctx.store.find_agent(id).await.map_err(Unavailable::from)?.ok_or_else(missing)?;
             allowed(by.human() == Some(agent.owner))?;
-            floor(ctx, FloorScope::Agent(id)).await
+            let mut taking = floor(ctx, FloorScope::Agent(id)).await?;
+            let (state, killed) = (agent.state, taking.item != Item::Floor { scope: FloorScope::Agent(id), generation: agent.generation + 1 });
+            taking.rows.push(Row::Agent(agent.stopped(by.human(), state, killed)));
+            Ok(taking)
         }
         Target::Human(id) => {
             allowed(false)?;

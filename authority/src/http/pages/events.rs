@@ -63,6 +63,8 @@ fn says(event: &Event) -> String {
         Event::KeyListRecorded(e) => format!("key list {}", e.version),
         Event::SignIn(e) => format!("{}{}", e.human, if e.first { ", for the first time" } else { "" }),
         Event::Agent(e) => format!("{} of {}", e.agent, e.owner),
+        Event::AgentKey(e) => format!("{} has key {} by {}", e.agent, e.key, e.by),
+        Event::AgentState(e) => format!("{} is {} by {}", e.agent, e.state.word(), e.by),
         Event::Delegation(e) => format!("{} from {} to {}", e.delegation, e.human, e.agent),
         Event::Issue(e) => format!("{} under {}", e.tid, e.delegation),
         Event::Revoke(e) => format!("by {}{}", e.by, e.delegation.map_or_else(String::new, |d| format!(", {d}"))),

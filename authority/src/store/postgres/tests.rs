@@ -421,7 +421,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let mut c = Server::shared().connect(&name).await;
     run(&mut c, write::BEGIN).await;
     run(&mut c, "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL idle_in_transaction_session_timeout = 0").await;
-    let sources = [include_str!("../postgres.rs"), include_str!("write.rs"), include_str!("session.rs")].concat();
+    let sources = [include_str!("../postgres.rs"), include_str!("write.rs"), include_str!("session.rs"), include_str!("used.rs")].concat();
     let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE ", "INSERT "].iter().any(|verb| text.starts_with(verb))).collect();
     assert!(statements.len() > 50, "{} statements", statements.len());
     for (n, sql) in statements.into_iter().enumerate() {
@@ -432,7 +432,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
             || sql.contains("FROM drill")
             || sql.contains("FROM killed_root_key WHERE tenant = $1 ORDER");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PREPARE p{n} AS {sql}"))).execute(&mut c).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
-        let arguments = (1..=10).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
+        let arguments = (1..=12).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
         let arguments = if arguments.is_empty() { arguments } else { format!("({arguments})") };
         let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN EXECUTE p{n}{arguments}"))).fetch_all(&mut c).await.unwrap();
         for step in &plan {

@@ -13,12 +13,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
 use super::shared::CHANNEL;
-use super::{ANSWER_WAIT, session, standby, text, within};
+use super::{ANSWER_WAIT, session, standby, text, used, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
 use crate::store::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
+use crate::store::used::Merged;
 use crate::store::{Answer, Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, TokenRecord, partial_tiles, restored};
 
 /// The writing connection and what this process knows of its last commit. Empty after every failure: nothing is assumed then.
@@ -325,6 +326,7 @@ struct Many<'a> {
     jtis: Vec<(AgentId, JtiHash, u64)>,
     receipts: Vec<(ReceiptSlot, [u8; 32], u64)>,
     answers: Vec<(&'a Answer, &'a Placed)>,
+    used: Merged,
 }
 
 /// Writes a row, or keeps it for a statement of many.
@@ -332,6 +334,10 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
     let query = match row {
         // The plan wrote its message.
         Row::EpochStart(..) => return Ok(()),
+        Row::Used(u) => {
+            many.used.push(u, placed.leaves.start);
+            return Ok(());
+        }
         Row::Token(r) => {
             many.tokens.insert(r.tid, r);
             return Ok(());
@@ -355,20 +361,22 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             .bind(h.id.as_bytes().as_slice())
             .bind(h.subject.issuer.as_bytes())
             .bind(h.subject.subject.as_bytes()),
-        Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, generation, created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state, generation = excluded.generation")
+        Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, generation, created_ms, stopped_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state, generation = excluded.generation, stopped_by = excluded.stopped_by")
             .bind(t)
             .bind(a.id.as_bytes().as_slice())
             .bind(a.name.as_str())
             .bind(a.owner.as_bytes().as_slice())
             .bind(agent_state_text(a.state))
             .bind(big(a.generation)?)
-            .bind(big(a.created.0)?),
-        Row::AgentKey(k) => sqlx::query("INSERT INTO agent_key (tenant, key, agent, state, added_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, key) DO UPDATE SET state = excluded.state")
+            .bind(big(a.created.0)?)
+            .bind(a.stopped_by.map(|id| id.as_bytes().to_vec())),
+        Row::AgentKey(k) => sqlx::query("INSERT INTO agent_key (tenant, key, agent, state, added_ms, ends_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, key) DO UPDATE SET state = excluded.state, ends_ms = excluded.ends_ms")
             .bind(t)
             .bind(k.key.as_bytes().as_slice())
             .bind(k.agent.as_bytes().as_slice())
             .bind(key_state_text(k.state))
-            .bind(big(k.added.0)?),
+            .bind(big(k.added.0)?)
+            .bind(k.ends.map(|at| big(at.0)).transpose()?),
         Row::Delegation(d) => {
             let revoked = match d.state {
                 DelegationState::Live => None,
@@ -467,7 +475,7 @@ impl Many<'_> {
                 .execute(&mut *c)
                 .await?;
         }
-        Ok(())
+        used::write(c, t, self.used).await
     }
 }
 
@@ -483,6 +491,7 @@ async fn collect(c: &mut PgConnection, tenant: &Tenant, batch: &Batch) -> Result
         sqlx::query(sql).bind(tenant.as_str()).bind(before).execute(&mut *c).await?;
     }
     session::collect(c, tenant, before).await?;
+    used::collect(c, tenant, before).await?;
     // By the database's clock, the only one that all replicas share.
     let sql = "DELETE FROM batch WHERE ctid = ANY(ARRAY(SELECT ctid FROM batch WHERE tenant = $1 AND begun < now() - interval '1 hour' LIMIT 8192))";
     sqlx::query(sql).bind(tenant.as_str()).execute(c).await.map(drop)

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
 
-use super::{Writer, session, unavailable};
+use super::{Writer, session, unavailable, used};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
 use crate::store::plan::{Facts, Needs, Plan};
 use crate::store::rows::{HeadRow, agent_state, agent_state_text, delegation_state, fixed, int, key_state, key_state_text, number, scope_bytes};
+use crate::store::used::Merged;
 use crate::store::{Batch, CommitError, Committed, Head, JtiHash, Placed, ReceiptSlot, Row, StoreError, partial_tiles, restored};
 
 pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<Committed, CommitError> {
@@ -294,6 +295,7 @@ struct Many {
     jtis: Vec<Value>,
     receipts: Vec<Value>,
     answers: Vec<Value>,
+    used: Merged,
 }
 
 impl Many {
@@ -317,6 +319,10 @@ impl Many {
                 self.answers.push(json!([hex::encode(a.key), hex::encode(a.request), a.body, int(a.expires.0), places[0], places[1], placed.feed_seq.map(int)]));
                 return Ok(());
             }
+            Row::Used(u) => {
+                self.used.push(u, placed.leaves.start);
+                return Ok(());
+            }
             // The plan wrote its message.
             Row::EpochStart(..) => return Ok(()),
             Row::Session(change) => return session::write(tx, t, change).await,
@@ -326,20 +332,22 @@ impl Many {
                 .bind(h.id.as_bytes().to_vec())
                 .bind(h.subject.issuer.clone())
                 .bind(h.subject.subject.clone()),
-            Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, generation, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state, generation = excluded.generation")
+            Row::Agent(a) => sqlx::query("INSERT INTO agent (tenant, id, name, owner, state, generation, created_ms, stopped_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (tenant, id) DO UPDATE SET name = excluded.name, owner = excluded.owner, state = excluded.state, generation = excluded.generation, stopped_by = excluded.stopped_by")
                 .bind(t)
                 .bind(a.id.as_bytes().to_vec())
                 .bind(a.name.as_str().to_owned())
                 .bind(a.owner.as_bytes().to_vec())
                 .bind(agent_state_text(a.state))
                 .bind(int(a.generation))
-                .bind(int(a.created.0)),
-            Row::AgentKey(k) => sqlx::query("INSERT INTO agent_key (tenant, key, agent, state, added_ms) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (tenant, key) DO UPDATE SET state = excluded.state")
+                .bind(int(a.created.0))
+                .bind(a.stopped_by.map(|id| id.as_bytes().to_vec())),
+            Row::AgentKey(k) => sqlx::query("INSERT INTO agent_key (tenant, key, agent, state, added_ms, ends_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (tenant, key) DO UPDATE SET state = excluded.state, ends_ms = excluded.ends_ms")
                 .bind(t)
                 .bind(k.key.as_bytes().to_vec())
                 .bind(k.agent.as_bytes().to_vec())
                 .bind(key_state_text(k.state))
-                .bind(int(k.added.0)),
+                .bind(int(k.added.0))
+                .bind(k.ends.map(|at| int(at.0))),
             Row::Delegation(d) => {
                 let revoked = match d.state {
                     DelegationState::Live => None,
@@ -400,7 +408,7 @@ impl Many {
                 sqlx::query(sql).bind(t).bind(Value::from(rows).to_string()).execute(&mut **tx).await?;
             }
         }
-        Ok(())
+        used::write(tx, t, self.used).await
     }
 }
 
@@ -414,6 +422,7 @@ async fn collect(tx: &mut Tx<'_>, batch: &Batch) -> Result<(), sqlx::Error> {
         .execute(&mut **tx)
         .await?;
     session::collect(tx, before).await?;
+    used::collect(tx, before).await?;
     sqlx::query("DELETE FROM batch WHERE number <= (SELECT max(number) FROM batch) - 1000").execute(&mut **tx).await?;
     Ok(())
 }
