@@ -25,7 +25,7 @@ pub use self::serve::{FirstStart, recover_served, serve};
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
-use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
+use crate::http::{AppState, Live, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
@@ -155,6 +155,7 @@ impl Assembly<'_> {
             cookies: Cookies::for_address(url)?,
             oidc: Arc::new(oidc),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            live: Live::default(),
             ctx,
         });
 

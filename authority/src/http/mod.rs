@@ -35,6 +35,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
+pub use self::pages::Live;
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::usecase::Context;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub oidc: Arc<OidcState>,
     /// Places for streams of the feed.
     pub streams: Arc<Semaphore>,
+    /// What pages keep between a request and its stream.
+    pub live: Live,
 }
 
 impl std::ops::Deref for AppState {

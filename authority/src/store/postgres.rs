@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod server;
+mod receipts;
 mod session;
 mod shared;
 mod snapshot;
@@ -420,6 +421,10 @@ impl Store for Postgres {
             row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
+    }
+
+    fn receipts(&self, of: Option<HumanId>, before: u64, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, before, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

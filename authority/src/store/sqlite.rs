@@ -1,5 +1,6 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
+mod receipts;
 mod session;
 mod snapshot;
 mod write;
@@ -397,6 +398,10 @@ impl Store for Sqlite {
             row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
+    }
+
+    fn receipts(&self, of: Option<HumanId>, before: u64, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, before, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

@@ -4,6 +4,7 @@ use procura_verifier::decision::Cause;
 use procura_verifier::denials::SignedDenials;
 use procura_verifier::ids::VerifierId;
 use procura_verifier::receipt::SignedReceipt;
+use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
 
@@ -95,6 +96,7 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
         return Err(ReceiptError::TooLong(bytes.len()));
     }
     let encoded = event::Encoded(bytes.to_vec());
+    let mut delegation = None;
     let (verifier, run, number, kind, event): (VerifierId, [u8; 16], u64, u8, Event) = match record {
         Record::Receipt(bytes) => {
             let signed = SignedReceipt::from_bytes(bytes)?;
@@ -105,6 +107,8 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
             if elsewhere || r.audience != verifier.audience {
                 return Err(ReceiptError::Elsewhere);
             }
+            // As it claims: whoever shows it to that person verifies the token (`usecase::decisions`).
+            delegation = UnverifiedToken::parse(&r.token).ok().map(|t| t.claimed().delegation);
             (r.verifier, r.run, r.number, 0, event::Receipt { receipt: encoded, verifier: r.verifier }.into())
         }
         Record::Denials(bytes) => {
@@ -121,7 +125,7 @@ async fn prepare(ctx: &Context, record: Record<'_>) -> Result<Prepared, ReceiptE
     let after = (number > 1).then(|| self::slot(verifier, run, kind, number - 1));
     let change = Change {
         requires: vec![Require::Enrolled(verifier)],
-        rows: vec![Row::Receipt(Delivered { slot, after, hash })],
+        rows: vec![Row::Receipt(Delivered { slot, after, hash, delegation })],
         leaves: vec![ctx.leaf(event, ctx.now())?],
         ..Change::default()
     };
