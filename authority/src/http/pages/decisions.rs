@@ -149,7 +149,8 @@ impl Looks {
             self.size = size;
             let read = decisions::decisions(&self.app.ctx, &self.visitor.by, None, AT_ONCE).await.ok()?;
             let mut pieces = Vec::new();
-            for d in read.iter().rev().filter(|d| d.leaf > self.after) {
+            let after = self.after;
+            for d in read.iter().rev().filter(|d| d.leaf > after) {
                 self.after = d.leaf;
                 if self.asked.matches(d) {
                     let row = row(&self.app, d, &mut self.names).await.ok()?;

@@ -34,27 +34,27 @@ struct Agent {
 
 /// A delegation in the tree.
 pub(super) struct Row {
-    id: DelegationId,
-    summary: String,
-    state: &'static str,
-    class: &'static str,
-    detail: String,
+    pub(super) id: DelegationId,
+    pub(super) summary: String,
+    pub(super) state: &'static str,
+    pub(super) class: &'static str,
+    pub(super) detail: String,
     /// How much of its time is left, in thousandths.
-    left: u64,
-    live: bool,
-    made: bool,
-    used: String,
-    links: Vec<Link>,
+    pub(super) left: u64,
+    pub(super) live: bool,
+    pub(super) made: bool,
+    pub(super) used: String,
+    pub(super) links: Vec<Link>,
 }
 
 /// A link under it.
-struct Link {
-    lid: Lid,
+pub(super) struct Link {
+    pub(super) lid: Lid,
     /// From 1.
-    depth: usize,
-    to: String,
-    used: String,
-    leaf: u64,
+    pub(super) depth: usize,
+    pub(super) to: String,
+    pub(super) used: String,
+    pub(super) leaf: u64,
 }
 
 #[derive(Template)]
