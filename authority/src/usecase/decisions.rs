@@ -263,3 +263,6 @@ fn text(value: &Value) -> String {
 }
 
 const MAX_TEXT: usize = 60;
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use procura_verifier::claims::Name;
 use procura_verifier::ids::{AgentId, Key};
 
 use super::delegations::{Row as Granted, Tree};
-use super::{ApiError, Fields, Frame, Page, PageError, Posted, Visitor, page, rendered, span};
+use super::{ApiError, Fields, Frame, Page, PageError, Posted, Visitor, page, rendered, span, stamp};
 use crate::domain::agent::{AgentState, KeyState};
 use crate::http::{AppState, agents};
 use crate::usecase::inspect_agent;
@@ -96,7 +96,7 @@ pub async fn list(State(app): State<AppState>, visitor: Visitor, Query(asked): Q
     let agents = app.ctx.store.agents_of(visitor.human).await.map_err(ApiError::unavailable)?;
     let made = agents.iter().find(|a| Some(a.id) == asked.made).map(|a| a.name.to_string());
     let row = |a: crate::domain::agent::Agent| {
-        Row { id: a.id, name: a.name, state: word(a.state), active: a.state == AgentState::Active, since: a.created.to_string() }
+        Row { id: a.id, name: a.name, state: word(a.state), active: a.state == AgentState::Active, since: stamp(a.created) }
     };
     page(&Agents { frame: visitor.frame("My agents", "/agents"), made, agents: agents.into_iter().map(row).collect() })
 }
@@ -119,7 +119,7 @@ pub async fn show(State(app): State<AppState>, visitor: Visitor, Path(id): Path<
         (false, false) => (word(seen.agent.state), "fair"),
     };
     let own = seen.agent.owner == visitor.human;
-    let key = |k: crate::domain::agent::AgentKey| KeyRow { key: k.key, live: k.state == KeyState::Live, added: k.added.to_string() };
+    let key = |k: crate::domain::agent::AgentKey| KeyRow { key: k.key, live: k.state == KeyState::Live, added: stamp(k.added) };
     page(&One {
         frame: visitor.frame("Agent", "/agents"),
         name: seen.agent.name,
@@ -129,7 +129,7 @@ pub async fn show(State(app): State<AppState>, visitor: Visitor, Path(id): Path<
         active,
         own,
         security: visitor.is_security(),
-        since: seen.agent.created.to_string(),
+        since: stamp(seen.agent.created),
         last: last.map_or_else(|| "not seen in the newest receipts".to_owned(), |at| format!("{} ago", span(app.ctx.now().0.saturating_sub(at.0)))),
         keys: seen.keys.into_iter().map(key).collect(),
         rows,

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use futures_util::{StreamExt as _, stream};
 
 use super::live::{self, Kept};
-use super::{ApiError, Frame, Page, PageError, Visitor, page, same_text};
+use super::{ApiError, Frame, Page, PageError, Visitor, page, same_text, stamp};
 use crate::http::{AppState, revocations};
 use crate::log::event::{NotCovered, Standing};
 use crate::secret;
@@ -94,7 +94,7 @@ pub async fn show(State(app): State<AppState>, headers: HeaderMap, Path(leaf): P
     let found = found.ok_or_else(|| ApiError::not_found("the log has no revocation at this place that concerns you"))?;
     let progress = match found.coverage {
         Some(coverage) => Progress { coverage: Ok(coverage), is_over: true },
-        None => return Err(ApiError::not_found(format!("revoked at {}; the log does not say that anybody waited for verifiers", found.at)).into()),
+        None => return Err(ApiError::not_found(format!("revoked at {}; the log does not say that anybody waited for verifiers", stamp(found.at))).into()),
     };
     let (board, sentence) = (Board::of(&progress), said(&progress));
     page(&BoardPage { frame: frame(&Some(visitor)), leaf, what: None, back: "/delegations", stream: None, board, sentence })

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use procura_verifier::ids::AgentId;
 use reqwest::Url;
 
-use super::{ApiError, Frame, Page, PageError, Visitor, live, page};
+use super::{ApiError, Frame, Page, PageError, Visitor, live, page, stamp};
 use crate::http::AppState;
 use crate::usecase::decisions::{self, Decision, DecisionsError, MAX_AT_ONCE, One, What};
 
@@ -80,7 +80,10 @@ pub async fn list(State(app): State<AppState>, visitor: Visitor, Query(asked): Q
     let newest = read.first().map_or(0, |d| d.leaf);
     let scanned_to = read.last().map(|d| d.leaf).filter(|_| read.len() >= MAX_AT_ONCE as usize);
     let mut names = Names::default();
-    let (mut agents, mut tools) = (BTreeMap::new(), BTreeSet::new());
+    // One's own are there before they have done anything: the stream fills no list of choices.
+    let own = app.ctx.store.agents_of(visitor.human).await.map_err(ApiError::unavailable)?;
+    let mut agents: BTreeMap<_, _> = own.into_iter().map(|a| (a.id.to_string(), a.name.to_string())).collect();
+    let mut tools = BTreeSet::new();
     for one in read.iter().filter_map(Decision::one) {
         tools.insert(one.tool.to_string());
         for agent in one.hops.iter().filter_map(|h| h.agent) {
@@ -223,7 +226,7 @@ impl Decision {
 }
 
 async fn row(app: &AppState, d: &Decision, names: &mut Names) -> Result<Row, ApiError> {
-    let at = d.at.to_string();
+    let at = stamp(d.at);
     let denied = |word: &'static str| (word, "bad");
     Ok(match &d.what {
         What::One(one) => {

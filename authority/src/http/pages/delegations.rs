@@ -10,7 +10,7 @@ use procura_verifier::feed::message::FloorScope;
 use procura_verifier::ids::{DelegationId, Lid, UtcMillis};
 
 use super::decisions::Names;
-use super::{ApiError, Frame, Page, Posted, Visitor, board, page, rendered, span};
+use super::{ApiError, Frame, Page, Posted, Visitor, board, page, rendered, span, stamp};
 use crate::http::AppState;
 use crate::usecase::decisions::{self, DecisionsError, MAX_AT_ONCE, Passed, Use};
 use crate::usecase::inspect::{self, DelegationView, Standing};
@@ -193,9 +193,9 @@ impl Tree {
         let live = view.standing == Standing::Live;
         let (state, class, detail) = match view.standing {
             Standing::Live => ("live", "good", format!("{} left", span(end.saturating_sub(now)))),
-            Standing::Revoked(at) => ("revoked", "bad", format!("at {at}")),
+            Standing::Revoked(at) => ("revoked", "bad", format!("at {}", stamp(at))),
             Standing::Killed(scope) => ("killed", "bad", format!("with {}", killed(scope))),
-            Standing::Ended(at) => ("ended", "fair", format!("at {at}")),
+            Standing::Ended(at) => ("ended", "fair", format!("at {}", stamp(at))),
         };
         let used = self.uses.get(&d.id);
         let words = used.map_or_else(

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Path, Query, State};
 
-use super::{ApiError, Frame, Page, Visitor, page};
+use super::{ApiError, Frame, Page, Visitor, page, stamp};
 use crate::http::AppState;
 use crate::log::event::Event;
 use crate::usecase::events::{self, Entry, EventsError};
@@ -115,7 +115,7 @@ fn refused(e: EventsError) -> ApiError {
 }
 
 fn row(e: &Entry) -> Row {
-    Row { index: e.index, kind: e.event.kind(), says: says(&e.event), at: e.at.to_string() }
+    Row { index: e.index, kind: e.event.kind(), says: says(&e.event), at: stamp(e.at) }
 }
 
 /// Whom it is about: pseudonyms and ids, as the leaf has them.

@@ -27,7 +27,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use procura_verifier::ids::HumanId;
+use procura_verifier::ids::{HumanId, UtcMillis};
 use sha2::{Digest as _, Sha256};
 use tower_http::timeout::TimeoutLayer;
 
@@ -284,6 +284,12 @@ fn span(ms: u64) -> String {
         (0, h, m) => format!("{h} h {m} min"),
         (d, h, _) => format!("{d} d {h} h"),
     }
+}
+
+/// A moment as people read it, to the second.
+fn stamp(at: UtcMillis) -> String {
+    let text = at.to_string();
+    text.get(..19).map_or_else(|| text.clone(), |seconds| seconds.replace('T', " "))
 }
 
 /// No script but ours, no foreign content, no frame, no form to elsewhere. `same-origin`, not `no-referrer`: with that, browsers send
