@@ -127,7 +127,9 @@ impl Site {
             let tool = &self.tools[0].instance;
             match tool.call(&path(&wish), &token, &self.keys[agent], &wish, SystemClock.wall(), &mut rng()).await.unwrap() {
                 Answered::Done(_) => return json!({ "status": 200 }),
-                Answered::Refused { status, code, .. } if !matches!(code.as_str(), "stale" | "unavailable" | "replay") => return json!({ "status": status, "code": code }),
+                Answered::Refused { status, code, .. } if !matches!(code.as_str(), "stale" | "unavailable" | "replay") => {
+                    return json!({ "status": status, "code": code });
+                }
                 Answered::Refused { .. } => assert!(began.elapsed() < PATIENCE, "the tool does not answer"),
             }
         }

@@ -143,7 +143,11 @@ pub async fn uses(ctx: &Context, by: &Principal) -> Result<(HashMap<DelegationId
         let What::One(one) = d.what else { continue };
         let use_ = uses.entry(one.delegation).or_default();
         use_.last = use_.last.max(d.at);
-        if one.verdict.is_ok() { use_.allowed += 1 } else { use_.denied += 1 }
+        if one.verdict.is_ok() {
+            use_.allowed += 1
+        } else {
+            use_.denied += 1
+        }
         let mut path = Vec::new();
         for hop in &one.hops {
             let Some(lid) = hop.lid else { continue };

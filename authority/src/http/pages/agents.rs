@@ -95,9 +95,8 @@ pub struct Made {
 pub async fn list(State(app): State<AppState>, visitor: Visitor, Query(asked): Query<Made>) -> Page {
     let agents = app.ctx.store.agents_of(visitor.human).await.map_err(ApiError::unavailable)?;
     let made = agents.iter().find(|a| Some(a.id) == asked.made).map(|a| a.name.to_string());
-    let row = |a: crate::domain::agent::Agent| {
-        Row { id: a.id, name: a.name, state: word(a.state), active: a.state == AgentState::Active, since: stamp(a.created) }
-    };
+    let row =
+        |a: crate::domain::agent::Agent| Row { id: a.id, name: a.name, state: word(a.state), active: a.state == AgentState::Active, since: stamp(a.created) };
     page(&Agents { frame: visitor.frame("My agents", "/agents"), made, agents: agents.into_iter().map(row).collect() })
 }
 
@@ -146,14 +145,7 @@ const fn word(state: AgentState) -> &'static str {
 
 /// `GET /agents/new`
 pub async fn form(State(app): State<AppState>, visitor: Visitor) -> Page {
-    page(&New {
-        frame: visitor.frame(TITLE, "/agents"),
-        authority: &app.authority,
-        problem: None,
-        name: String::new(),
-        key: String::new(),
-        drawn: None,
-    })
+    page(&New { frame: visitor.frame(TITLE, "/agents"), authority: &app.authority, problem: None, name: String::new(), key: String::new(), drawn: None })
 }
 
 /// `POST /agents/new`: what the key is to sign, good once, for five minutes, for this human.

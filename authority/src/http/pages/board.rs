@@ -73,8 +73,7 @@ pub struct Sealed {
 
 /// Revokes for a page, and leads to the board.
 pub(super) async fn revoke(app: &AppState, visitor: &Visitor, target: Target, reason: &str, what: String, back: &'static str) -> Page {
-    let (revoked, shown) =
-        revoke_and_follow(&app.ctx, &visitor.by, target, reason.to_owned(), PATIENCE).await.map_err(revocations::refused)?;
+    let (revoked, shown) = revoke_and_follow(&app.ctx, &visitor.by, target, reason.to_owned(), PATIENCE).await.map_err(revocations::refused)?;
     app.live.keep(app.ctx.now(), revoked.leaf, Kept { by: visitor.human, what, back, shown });
     Ok(Redirect::to(&format!("/revocations/{}?seal={}", revoked.leaf, seal(app, revoked.leaf))).into_response())
 }

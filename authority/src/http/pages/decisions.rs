@@ -287,8 +287,23 @@ fn refused(e: DecisionsError) -> ApiError {
 
 /// What a receipt can say (law 11).
 const CAUSES: [&str; 17] = [
-    "malformed", "signature", "tenant", "audience", "holder", "revoked", "not_yet_valid", "expired", "scope", "limit", "approval", "frozen", "stale",
-    "replay", "budget", "engine_limit", "unavailable",
+    "malformed",
+    "signature",
+    "tenant",
+    "audience",
+    "holder",
+    "revoked",
+    "not_yet_valid",
+    "expired",
+    "scope",
+    "limit",
+    "approval",
+    "frozen",
+    "stale",
+    "replay",
+    "budget",
+    "engine_limit",
+    "unavailable",
 ];
 /// Most rows of a page.
 const PAGE: usize = 50;

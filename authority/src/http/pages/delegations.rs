@@ -114,11 +114,7 @@ pub async fn ask_link(State(app): State<AppState>, visitor: Visitor, Path((id, l
 }
 
 /// `POST /delegations/{id}/links/{leaf}/{lid}/revoke`: the link and everything passed on from it.
-pub async fn revoke_link(
-    State(app): State<AppState>,
-    Path((id, leaf, text)): Path<(String, u64, String)>,
-    Posted { visitor, fields }: Posted,
-) -> Page {
+pub async fn revoke_link(State(app): State<AppState>, Path((id, leaf, text)): Path<(String, u64, String)>, Posted { visitor, fields }: Posted) -> Page {
     let reason = fields.one("reason")?;
     let asked = asking(&app, &visitor, &id, Some((leaf, &text)), reason.to_owned(), wrong_reason(reason)).await?;
     if asked.problem.is_some() {

@@ -142,8 +142,21 @@ fn says(event: &Event) -> String {
 }
 
 const KINDS: [&str; 15] = [
-    "sign_in", "agent", "delegation", "issue", "receipt", "denials", "revoke", "coverage", "drill", "verifier", "verifier_retired", "key_list", "canary",
-    "epoch_start", "recovered",
+    "sign_in",
+    "agent",
+    "delegation",
+    "issue",
+    "receipt",
+    "denials",
+    "revoke",
+    "coverage",
+    "drill",
+    "verifier",
+    "verifier_retired",
+    "key_list",
+    "canary",
+    "epoch_start",
+    "recovered",
 ];
 /// Most leaves that one page looks through.
 const MAX_LOOKED: usize = 1_000;

@@ -423,7 +423,7 @@ impl Many<'_> {
                 .await?;
         }
         if !self.receipts.is_empty() {
-            sqlx::query("INSERT INTO receipt (tenant, slot, hash, leaf, human) SELECT $1, r.slot, r.hash, r.leaf, d.human FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::bytea[]) AS r (slot, hash, leaf, delegation) LEFT JOIN delegation d ON d.tenant = $1 AND d.id = r.delegation")
+            sqlx::query("INSERT INTO receipt (tenant, slot, hash, leaf, human) SELECT $1, r.slot, r.hash, r.leaf, d.human FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::bytea[]) AS r (slot, hash, leaf, delegation) LEFT JOIN LATERAL (SELECT human FROM delegation WHERE tenant = $1 AND id = r.delegation OFFSET 0) d ON true")
                 .bind(t)
                 .bind(all(self.receipts.iter().map(|r| r.0.0)))
                 .bind(all(self.receipts.iter().map(|r| r.1)))

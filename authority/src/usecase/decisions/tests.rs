@@ -111,7 +111,7 @@ async fn a_token_of_another_root_is_shown_to_nobody_it_names() {
     let sam = s.app.person("sam").await;
     // The same delegation and human, said by a root key that no list names.
     let verified = UnverifiedToken::parse(&s.token).unwrap().verify(&s.app.ctx.keys.load()).unwrap();
-    let forged = procura_verifier::token::mint(verified.block0(), &signing(77), [1; 32]).unwrap();
+    let forged = procura_verifier::token::mint(verified.block0(), &signing(77), [60; 32]).unwrap();
     let honest = s.receipt(1, &s.token, 1, Ok(()));
     let mut lie = SignedReceipt::from_bytes(&honest).unwrap().claimed().unwrap();
     lie.token = UnverifiedToken::parse(&forged).unwrap().seal();
