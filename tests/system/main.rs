@@ -17,4 +17,5 @@ mod roles;
 mod sessions;
 mod support;
 mod tool;
+mod tool_file;
 mod watch;
