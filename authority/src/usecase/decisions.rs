@@ -110,6 +110,8 @@ pub struct Passed {
     pub last: UtcMillis,
     /// The receipt that shows it.
     pub leaf: u64,
+    /// True if the newest of them was denied as revoked.
+    pub is_revoked: bool,
 }
 
 /// Why nothing is shown.
@@ -153,7 +155,14 @@ pub async fn uses(ctx: &Context, by: &Principal) -> Result<(HashMap<DelegationId
             let Some(lid) = hop.lid else { continue };
             path.push(lid);
             let passed = links.entry(one.delegation).or_default().entry(path.clone());
-            let passed = passed.or_insert_with(|| Passed { path: path.clone(), to: hop.clone(), uses: 0, last: d.at, leaf: d.leaf });
+            let passed = passed.or_insert_with(|| Passed {
+                path: path.clone(),
+                to: hop.clone(),
+                uses: 0,
+                last: d.at,
+                leaf: d.leaf,
+                is_revoked: matches!(one.verdict, Err(Cause::Revoked(_))),
+            });
             passed.uses += 1;
         }
     }

@@ -55,6 +55,7 @@ pub(super) struct Link {
     pub(super) to: String,
     pub(super) used: String,
     pub(super) leaf: u64,
+    pub(super) is_revoked: bool,
 }
 
 #[derive(Template)]
@@ -222,7 +223,7 @@ impl Tree {
                 None => format!("key {}", p.to.key),
             };
             let used = format!("{} {}, the last {} ago", p.uses, if p.uses == 1 { "call" } else { "calls" }, span(self.now.0.saturating_sub(p.last.0)));
-            links.push(Link { lid, depth: p.path.len(), to, used, leaf: p.leaf });
+            links.push(Link { lid, depth: p.path.len(), to, used, leaf: p.leaf, is_revoked: p.is_revoked });
         }
         Ok(links)
     }

@@ -102,6 +102,7 @@ async fn uses_and_links_are_those_that_receipts_show() {
     let seen = &uses[&s.grant];
     assert_eq!((uses.len(), more, seen.allowed, seen.denied, seen.last), (1, false, 2, 1, s.app.ctx.now()));
     let [link] = seen.links.as_slice() else { panic!("{seen:?}") };
+    assert!(!link.is_revoked);
     assert_eq!((link.path.as_slice(), link.to.key, link.uses), ([LID].as_slice(), key(2), 1));
 }
 
