@@ -3,7 +3,7 @@
 mod snapshot;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -316,9 +316,9 @@ impl Store for Memory {
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>> {
         self.read(|s| s.receipts.get(&slot).copied())
     }
-    fn receipts(&self, of: Option<HumanId>, before: u64, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
         self.read(|s| {
-            let theirs = s.receipt_leaves.range(..before).rev().filter(|(_, human)| of.is_none() || **human == of);
+            let theirs = s.receipt_leaves.range(places).rev().filter(|(_, human)| of.is_none() || **human == of);
             let leaf = |place: u64| Some((place, s.leaves.get(usize::try_from(place).ok()?)?.clone()));
             theirs.take(limit as usize).filter_map(|(place, _)| leaf(*place)).collect()
         })

@@ -13,6 +13,7 @@ mod snapshot;
 mod tests;
 mod write;
 
+use std::ops::Range;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -423,8 +424,8 @@ impl Store for Postgres {
         .boxed()
     }
 
-    fn receipts(&self, of: Option<HumanId>, before: u64, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
-        receipts::newest(&self.tenant, &self.readers, of, before, limit).boxed()
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, places, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

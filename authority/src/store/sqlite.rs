@@ -5,6 +5,7 @@ mod session;
 mod snapshot;
 mod write;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -400,8 +401,8 @@ impl Store for Sqlite {
         .boxed()
     }
 
-    fn receipts(&self, of: Option<HumanId>, before: u64, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
-        receipts::newest(&self.tenant, &self.readers, of, before, limit).boxed()
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, places, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

@@ -4,6 +4,7 @@
 //! force: a verifier can hide or misjudge a use, it cannot invent one (`DESIGN.md` section 9).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use procura_verifier::call::Value;
 use procura_verifier::claims::{Amount, Audience, Name, Resource};
@@ -21,6 +22,8 @@ use crate::domain::principal::Principal;
 use crate::log::event::Event;
 use crate::log::leaf::UnverifiedLeaf;
 
+/// The whole log.
+pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 /// Most records read at once.
 pub const MAX_AT_ONCE: u32 = 500;
 
@@ -125,11 +128,11 @@ pub enum DecisionsError {
     Unavailable(#[from] Unavailable),
 }
 
-/// The newest records before a place of the log, at most [`MAX_AT_ONCE`]: of the asker's own authority; of everybody's for
-/// the roles auditor and security.
-pub async fn decisions(ctx: &Context, by: &Principal, before: Option<u64>, limit: u32) -> Result<Vec<Decision>, DecisionsError> {
+/// The newest records within these places of the log, at most [`MAX_AT_ONCE`]: of the asker's own authority; of everybody's
+/// for the roles auditor and security.
+pub async fn decisions(ctx: &Context, by: &Principal, places: Range<u64>, limit: u32) -> Result<Vec<Decision>, DecisionsError> {
     let of = concern(by)?;
-    let mut read = read(ctx, of, before, limit.min(MAX_AT_ONCE)).await?;
+    let mut read = read(ctx, of, places, limit.min(MAX_AT_ONCE)).await?;
     // Of a stranger's making: it names a delegation and proves nothing about it.
     read.retain(|d| of.is_none() || matches!(d.what, What::One(_)));
     Ok(read)
@@ -137,7 +140,7 @@ pub async fn decisions(ctx: &Context, by: &Principal, before: Option<u64>, limit
 
 /// What the newest [`MAX_AT_ONCE`] records say of each delegation; true if there are older ones.
 pub async fn uses(ctx: &Context, by: &Principal) -> Result<(HashMap<DelegationId, Use>, bool), DecisionsError> {
-    let read = read(ctx, concern(by)?, None, MAX_AT_ONCE).await?;
+    let read = read(ctx, concern(by)?, EVERYWHERE, MAX_AT_ONCE).await?;
     let more = read.len() >= MAX_AT_ONCE as usize;
     let mut uses: HashMap<DelegationId, Use> = HashMap::new();
     let mut links: HashMap<DelegationId, BTreeMap<Vec<Lid>, Passed>> = HashMap::new();
@@ -174,8 +177,7 @@ pub async fn uses(ctx: &Context, by: &Principal) -> Result<(HashMap<DelegationId
 
 /// The link that the receipt at this place shows: the delegation, and when no token with it lives any more, in seconds.
 pub(super) async fn shown(ctx: &Context, leaf: u64, lid: Lid) -> Result<Option<(DelegationId, u64)>, Unavailable> {
-    let Some(before) = leaf.checked_add(1) else { return Ok(None) };
-    let found = read(ctx, None, Some(before), 1).await?.into_iter().find(|d| d.leaf == leaf);
+    let found = read(ctx, None, leaf..leaf.saturating_add(1), 1).await?.pop();
     Ok(found.and_then(|d| match d.what {
         What::One(one) if one.hops.iter().any(|h| h.lid == Some(lid)) => Some((one.delegation, one.expires_secs)),
         _ => None,
@@ -190,10 +192,10 @@ fn concern(by: &Principal) -> Result<Option<HumanId>, DecisionsError> {
     by.human().map(Some).ok_or(DecisionsError::Forbidden)
 }
 
-async fn read(ctx: &Context, of: Option<HumanId>, before: Option<u64>, limit: u32) -> Result<Vec<Decision>, Unavailable> {
+async fn read(ctx: &Context, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Result<Vec<Decision>, Unavailable> {
     // Only what a released checkpoint covers.
     let size = ctx.writer.checkpoint().tree.size;
-    let rows = ctx.store.receipts(of, before.unwrap_or(size).min(size), limit).await?;
+    let rows = ctx.store.receipts(of, places.start..places.end.min(size).max(places.start), limit).await?;
     let keys = ctx.keys.load();
     // Some signatures a token: off the threads that serve.
     let opened = tokio::task::spawn_blocking(move || {

@@ -76,7 +76,7 @@ pub struct Asked {
 /// `GET /decisions?agent=&tool=&verdict=&before=`
 pub async fn list(State(app): State<AppState>, visitor: Visitor, Query(asked): Query<Asked>) -> Page {
     // What comes while the list is read comes in the stream, which goes on after the newest that was read.
-    let read = decisions::decisions(&app.ctx, &visitor.by, asked.before, MAX_AT_ONCE).await.map_err(refused)?;
+    let read = decisions::decisions(&app.ctx, &visitor.by, 0..asked.before.unwrap_or(u64::MAX), MAX_AT_ONCE).await.map_err(refused)?;
     let newest = read.first().map_or(0, |d| d.leaf);
     let scanned_to = read.last().map(|d| d.leaf).filter(|_| read.len() >= MAX_AT_ONCE as usize);
     let mut names = Names::default();
@@ -150,11 +150,12 @@ impl Looks {
                 continue;
             }
             self.size = size;
-            let read = decisions::decisions(&self.app.ctx, &self.visitor.by, None, AT_ONCE).await.ok()?;
+            let news = self.after.saturating_add(1)..size;
+            let read = decisions::decisions(&self.app.ctx, &self.visitor.by, news, AT_ONCE).await.ok()?;
+            // Looked at, whether or not anything of it is for this visitor: not again.
+            self.after = size.saturating_sub(1).max(self.after);
             let mut pieces = Vec::new();
-            let after = self.after;
-            for d in read.iter().rev().filter(|d| d.leaf > after) {
-                self.after = d.leaf;
+            for d in read.iter().rev() {
                 if self.asked.matches(d) {
                     let row = row(&self.app, d, &mut self.names).await.ok()?;
                     pieces.push(live::piece("row", &Piece { row, auditor: self.visitor.is_auditor() }).id(d.leaf.to_string()));

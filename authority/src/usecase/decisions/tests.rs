@@ -79,7 +79,7 @@ async fn a_delegator_sees_their_own_decisions_and_security_everybodys() {
     let s = scene().await;
     let (bob, sam) = (s.app.person("bob").await, s.app.person("sam").await);
     s.used().await;
-    let seen = async |by: &Principal| decisions(&s.app.ctx, by, None, 10).await.unwrap();
+    let seen = async |by: &Principal| decisions(&s.app.ctx, by, EVERYWHERE, 10).await.unwrap();
     assert_eq!(seen(&bob).await, []);
     let all = seen(&sam).await;
     assert_eq!((all.len(), &all[0].what), (4, &What::Counted(vec![("malformed".into(), 3)])));
@@ -89,8 +89,8 @@ async fn a_delegator_sees_their_own_decisions_and_security_everybodys() {
     assert_eq!((one.delegation, one.verdict, one.hops.len()), (s.grant, Ok(()), 2));
     assert_eq!((one.hops[1].lid, one.hops[1].key), (Some(LID), key(2)));
     assert_eq!(one.arguments, ["amount 120.00 EUR"], "only what a check read");
-    assert_eq!(decisions(&s.app.ctx, &s.alice, Some(hers[0].leaf), 1).await.unwrap(), hers[1..2]);
-    assert_eq!(decisions(&s.app.ctx, &Principal::Verifier(s.verifier), None, 1).await, Err(DecisionsError::Forbidden));
+    assert_eq!(decisions(&s.app.ctx, &s.alice, 0..hers[0].leaf, 1).await.unwrap(), hers[1..2]);
+    assert_eq!(decisions(&s.app.ctx, &Principal::Verifier(s.verifier), EVERYWHERE, 1).await, Err(DecisionsError::Forbidden));
 }
 
 #[tokio::test]
@@ -117,8 +117,8 @@ async fn a_token_of_another_root_is_shown_to_nobody_it_names() {
     let mut lie = SignedReceipt::from_bytes(&honest).unwrap().claimed().unwrap();
     lie.token = UnverifiedToken::parse(&forged).unwrap().seal();
     s.deliver(Record::Receipt(&lie.sign(&signing(9)).to_bytes())).await;
-    assert_eq!(decisions(&s.app.ctx, &s.alice, None, 10).await.unwrap(), []);
-    assert_eq!(decisions(&s.app.ctx, &sam, None, 10).await.unwrap()[0].what, What::NoToken);
+    assert_eq!(decisions(&s.app.ctx, &s.alice, EVERYWHERE, 10).await.unwrap(), []);
+    assert_eq!(decisions(&s.app.ctx, &sam, EVERYWHERE, 10).await.unwrap()[0].what, What::NoToken);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_link_is_taken_back_by_whose_authority_it_passes_on() {
     let s = scene().await;
     s.used().await;
     let bob = s.app.person("bob").await;
-    let shown_by = decisions(&s.app.ctx, &s.alice, None, 1).await.unwrap()[0].leaf;
+    let shown_by = decisions(&s.app.ctx, &s.alice, EVERYWHERE, 1).await.unwrap()[0].leaf;
     let link = Target::Link { lid: LID, shown_by };
     assert_eq!(revoke(&s.app.ctx, &bob, link, None, None).await, Err(RevokeError::Forbidden));
     // Another receipt, another link: neither is shown there.
