@@ -251,7 +251,8 @@ async function day(window, way, agent, seen) {
   await ask({ do: "resume" });
   check((await ask({ do: "call", agent, resource: "acct/eu/7", minor: 100 })).code === "revoked", "the delegation lives");
   await way.follow(page, link(page, "Back"));
-  await page.locator(`[id="${delegation}"]`).getByText("revoked").waitFor();
+  await page.locator(`[id="${delegation}"] > .bar`).getByText("revoked").waitFor();
+  await page.locator(`[id="${delegation}"] .links`).getByText("revoked").waitFor();
   await seen?.("delegations-revoked");
   await way.press(page, button(page, "Sign out"));
   await link(page, "Sign in with your organisation").waitFor();
@@ -318,7 +319,7 @@ try {
   await plain.context.close();
 
   // In the dark, on a phone.
-  const phone = await open(browser, { colorScheme: "dark", viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true });
+  const phone = await open(browser, { colorScheme: "dark", viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
   phone.live = true;
   await day(phone, byMouse, "phone-bot", (name) => look(phone, `phone-${name}`));
   await phone.context.close();
