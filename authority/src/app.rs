@@ -21,13 +21,15 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use self::serve::{FirstStart, recover_served, serve};
+pub use self::serve::{FirstStart, export_served, recover_served, serve};
 use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
-use crate::http::{AppState, Live, MAX_STREAMS, OverSocket, Shared, router};
+use crate::feed::turns::Turns;
+use crate::http::{AppState, LOST, Live, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
+use crate::oidc::provider::Provider;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::seal::SessionSecret;
@@ -122,13 +124,13 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
         redirect_url,
         algorithms: vec![Algorithm::EdDSA],
     };
-    let relying_party = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?;
+    let provider_found = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?.into();
 
     let opened = open(lock, folder, &url, &provider).await?;
     if let Some(redis) = redis {
         opened.context.feed.carry_beside(Arc::new(RedisBus::start(&redis, &opened.context.tenant, rng())?));
     }
-    let assembly = Assembly { folder, url: &url, listener, relying_party, stopping };
+    let assembly = Assembly { folder, url: &url, listener, provider: provider_found, stopping };
     let mut servers = assembly.serve(opened)?;
     servers.push(idp);
     Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, _lock: None })
@@ -139,16 +141,16 @@ struct Assembly<'a> {
     folder: &'a Path,
     url: &'a str,
     listener: TcpListener,
-    relying_party: RelyingParty,
+    provider: Provider,
     stopping: watch::Receiver<bool>,
 }
 
 impl Assembly<'_> {
     /// Answers on the listener and on the folder's socket.
     fn serve(self, opened: Started) -> anyhow::Result<Vec<JoinHandle<()>>> {
-        let Self { folder, url, listener, relying_party, stopping } = self;
+        let Self { folder, url, listener, provider, stopping } = self;
         let ctx = opened.context;
-        let oidc = OidcState::new(url, relying_party, ctx.clone())?;
+        let oidc = OidcState::new(url, provider, ctx.clone())?;
         let app = AppState::new(Shared {
             origin: opened.origin,
             authority: url.to_owned(),
@@ -156,6 +158,7 @@ impl Assembly<'_> {
             oidc: Arc::new(oidc),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             live: Live::default(),
+            lost: Turns::new(LOST),
             ctx,
         });
 
@@ -284,7 +287,7 @@ fn place(message: &procura_verifier::feed::SignedMessage) -> Option<(u64, u64)> 
 /// [`export`] from a folder in which nobody runs.
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
     if !folder.join(PROVIDER_ADDRESS).exists() {
-        bail!("{} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again", folder.display());
+        bail!("{} is not of `procura dev`, and nobody answers at its socket: name the file of `procura serve` with --config", folder.display());
     }
     let ctx = at_rest(folder).await?;
     export(&ctx, &ctx.writer.checkpoint()).await

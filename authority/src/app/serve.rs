@@ -16,11 +16,12 @@ use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Assembly, Running, private_folder, write_whole};
+use super::{Assembly, Running, export, private_folder, write_whole};
 use crate::config::{Config, DatabaseUrl};
 use crate::feed::Feed;
 use crate::feed::redis::RedisBus;
-use crate::oidc::relying_party::{RelyingParty, Retry};
+use crate::keys::proposal::Proposal;
+use crate::oidc::provider::Provider;
 use crate::seal::SessionSecret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
@@ -52,13 +53,17 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let url = format!("http://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
-    let (store, lock) = open_store(config, lock).await?;
-    let opened = open(config, first, store).await?;
+    let opening = async {
+        let (store, lock) = open_store(config, lock).await?;
+        anyhow::Ok((open(config, first, store).await?, lock))
+    };
+    // It may be down: nothing but signing in waits for it, least of all a revocation.
+    let finding = async { anyhow::Ok(Provider::seek(config.issuer()?, clock, Box::new(StdRng::from_os_rng())).await?) };
+    let ((opened, lock), provider) = tokio::try_join!(opening, finding)?;
     carry_beside(config, &opened.context.feed)?;
-    let relying_party = RelyingParty::discover(config.issuer()?, clock.wall(), Retry::default()).await?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
-    let assembly = Assembly { folder, url: public_url, listener, relying_party, stopping };
+    let assembly = Assembly { folder, url: public_url, listener, provider, stopping };
     let servers = assembly.serve(opened)?;
     Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, _lock: lock })
 }
@@ -72,6 +77,21 @@ pub async fn recover_served(config: &Config, reason: String) -> anyhow::Result<R
     }
     let (start, _) = prepare(config, FirstStart::SignedList, store).await?;
     Ok(recover(start, reason).await?)
+}
+
+/// The whole log of a deployment of `serve` in whose data folder nobody runs, as [`super::export`] gives it. On PostgreSQL other
+/// replicas may run. Nothing is made: neither keys nor a first key list.
+pub async fn export_served(config: &Config) -> anyhow::Result<Vec<u8>> {
+    if !config.server.data.exists() {
+        bail!("there is no data folder {}: nothing was served from here", config.server.data.display());
+    }
+    let lock = FolderLock::take(&config.server.data)?;
+    let (store, _lock) = open_store(config, lock).await?;
+    if store.key_list().await?.is_none() {
+        bail!("the database has no key list: it is new, and there is no log to export");
+    }
+    let ctx = open(config, FirstStart::SignedList, store).await?.context;
+    export(&ctx, &ctx.writer.checkpoint()).await
 }
 
 /// The store, and the folder's lock where the store does not hold it.
@@ -135,11 +155,14 @@ async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> a
     Ok((start, list))
 }
 
-/// A signed key list: its bytes, or the same as base64url.
+/// A signed key list: the file that `procura keys sign` writes, the list's bytes, or those as base64url.
 fn read_list(path: &Path) -> anyhow::Result<UnverifiedKeyList> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("cannot read keys.first_list {}", path.display()))?;
     file.take(MAX_LIST_BYTES).read_to_end(&mut bytes)?;
+    if let Ok(proposal) = Proposal::from_json(&bytes) {
+        return Ok(proposal.list);
+    }
     if let Ok(list) = UnverifiedKeyList::from_bytes(&bytes) {
         return Ok(list);
     }

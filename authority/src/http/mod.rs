@@ -36,6 +36,7 @@ use tower_http::timeout::TimeoutLayer;
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
 pub use self::pages::Live;
+use crate::feed::turns::{Bounds, Turns};
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::usecase::Context;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub streams: Arc<Semaphore>,
     /// What pages keep between a request and its stream.
     pub live: Live,
+    /// Turns at handing back what was lost.
+    pub lost: Turns,
 }
 
 impl std::ops::Deref for AppState {
@@ -164,6 +167,8 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
+/// Who hands back: verifiers after a restored backup, all at once.
+pub const LOST: Bounds = Bounds { at_once: 8, waiting: 256, of_one: 32 };
 /// Most mints under way at once: a full batch of the writer's.
 const MAX_MINTING: usize = crate::writer::MAX_BATCH;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -71,6 +71,7 @@ async fn site() -> Site {
             oidc: Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap()),
             streams: Arc::new(Semaphore::new(1)),
             live: Live::default(),
+            lost: crate::feed::turns::Turns::new(super::LOST),
             ctx: ctx.clone(),
         });
         contexts.push(ctx);

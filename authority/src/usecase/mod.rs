@@ -12,6 +12,7 @@ pub mod events;
 pub mod inspect;
 pub mod inspect_agent;
 pub mod issue;
+pub mod parts;
 pub mod prove;
 pub mod publish_keys;
 pub mod receipts;
@@ -26,6 +27,8 @@ pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod killed_root;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
@@ -184,6 +187,8 @@ impl Context {
         if answered.answer.request != once.request {
             return Err(RecallError::OtherRequest);
         }
+        // Whoever committed it may not have been allowed to answer yet.
+        crate::store::shared::settled(&*self.store).await.map_err(|e| RecallError::Unavailable(e.into()))?;
         let body = serde_json::from_str(&answered.answer.body).map_err(|e| RecallError::Unavailable(Unavailable::Store(e.to_string())))?;
         Ok(Some((body, answered.placed)))
     }
