@@ -26,7 +26,7 @@ use crate::config;
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
 use crate::feed::turns::Turns;
-use crate::http::{AppState, LOST, MAX_STREAMS, OverSocket, Shared, router};
+use crate::http::{AppState, LOST, Live, MAX_STREAMS, OverSocket, Shared, router};
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::provider::Provider;
@@ -157,6 +157,7 @@ impl Assembly<'_> {
             cookies: Cookies::for_address(url)?,
             oidc: Some(Arc::new(oidc)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            live: Live::default(),
             lost: Turns::new(LOST),
             ctx,
         });

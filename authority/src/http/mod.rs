@@ -37,6 +37,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
+pub use self::pages::Live;
 use crate::feed::turns::{Bounds, Turns};
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
@@ -60,6 +61,8 @@ pub struct Shared {
     pub oidc: Option<Arc<OidcState>>,
     /// Places for streams of the feed.
     pub streams: Arc<Semaphore>,
+    /// What pages keep between a request and its stream.
+    pub live: Live,
     /// Turns at handing back what was lost.
     pub lost: Turns,
 }

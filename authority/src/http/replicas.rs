@@ -70,6 +70,7 @@ async fn site() -> Site {
             cookies: Cookies::for_address(&authority).unwrap(),
             oidc: Some(Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap())),
             streams: Arc::new(Semaphore::new(1)),
+            live: Live::default(),
             lost: crate::feed::turns::Turns::new(super::LOST),
             ctx: ctx.clone(),
         });

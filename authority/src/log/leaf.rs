@@ -107,6 +107,11 @@ impl UnverifiedLeaf {
         self.stated.at
     }
 
+    /// The statement, as somebody signed it.
+    pub fn unverified_statement(&self) -> &[u8] {
+        self.envelope.unverified_payload()
+    }
+
     /// Checks the signature. `find` gives the event key for a [`key_id`], if the reader has reason to trust it.
     pub fn verify(self, find: impl FnOnce(&str) -> Option<Key>) -> Result<OpenedLeaf, LeafError> {
         let (_, key) = self.envelope.verify(find)?;

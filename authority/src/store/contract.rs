@@ -1,6 +1,7 @@
 //! The store's contract, sentence by sentence: one list of tests, run on every backend.
 
 mod agents;
+mod receipts;
 mod session;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use procura_verifier::wire::Canonical as _;
 use sha2::{Digest as _, Sha256};
 
 use self::agents::*;
+use self::receipts::*;
 use self::session::*;
 use super::*;
 use crate::domain::agent::{AgentState, KeyState};
@@ -70,7 +72,7 @@ pub(super) fn rows(rows: Vec<Row>) -> Change {
     Change { rows, ..Change::default() }
 }
 fn receipt(n: u8, after: Option<u8>, hash: u8) -> Row {
-    Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32] })
+    Row::Receipt(Delivered { slot: ReceiptSlot([n; 32]), after: after.map(|n| ReceiptSlot([n; 32])), hash: [hash; 32], delegation: None })
 }
 pub(crate) fn batch(n: u8, changes: Vec<Change>) -> Batch {
     Batch { id: [n; 16], at: NOW, feed_key: Key::from_bytes([70; 32]), changes }
@@ -467,6 +469,7 @@ macro_rules! holds_on {
             a_row_written_twice_in_a_batch_is_as_the_last_says,
             many_items_are_split_over_messages_that_a_reader_accepts,
             an_epoch_begins_where_the_feed_ends_and_only_there,
+            receipts_are_read_newest_first_by_whose_authority_they_show,
             sessions_read_back_and_end,
             of_more_sessions_than_a_human_may_have_the_oldest_go,
             a_session_is_found_with_the_floors_of_its_human_tenant_and_everything,
@@ -553,7 +556,14 @@ mod only_sqlite {
     async fn every_statement_finds_its_rows_by_an_index() {
         let (_store, folder) = sqlite().await;
         let mut c = <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{}/procura.db", folder.path().display())).await.unwrap();
-        let sources = [include_str!("sqlite.rs"), include_str!("sqlite/write.rs"), include_str!("sqlite/session.rs"), include_str!("sqlite/used.rs")].concat();
+        let sources = [
+            include_str!("sqlite.rs"),
+            include_str!("sqlite/write.rs"),
+            include_str!("sqlite/session.rs"),
+            include_str!("sqlite/used.rs"),
+            include_str!("sqlite/receipts.rs"),
+        ]
+        .concat();
         let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE "].iter().any(|verb| text.starts_with(verb))).collect();
         assert!(statements.len() > 30, "{} statements", statements.len());
         for sql in statements {

@@ -3,7 +3,7 @@
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -65,6 +65,7 @@ struct State {
     drill: Option<(UtcMillis, u64)>,
     receipts: HashMap<ReceiptSlot, Taken>,
     used: Merged,
+    receipt_leaves: BTreeMap<u64, Option<HumanId>>,
     openings: HashMap<[u8; 32], Opening>,
     answers: HashMap<[u8; 32], Answered>,
     sessions: HashMap<HashedToken, Session>,
@@ -98,6 +99,7 @@ impl Memory {
             drill: None,
             receipts: HashMap::new(),
             used: Merged::default(),
+            receipt_leaves: BTreeMap::new(),
             openings: HashMap::new(),
             answers: HashMap::new(),
             sessions: HashMap::new(),
@@ -193,7 +195,11 @@ impl State {
                     Row::Used(u) => self.used.push(&u, placed.leaves.start),
                     Row::Drill(at) => self.drill = Some((at, placed.leaves.start)),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
-                    Row::Receipt(r) => _ = self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start }),
+                    Row::Receipt(r) => {
+                        let human = r.delegation.and_then(|d| self.delegations.get(&d)).map(|d| d.human);
+                        self.receipt_leaves.insert(placed.leaves.start, human);
+                        self.receipts.insert(r.slot, Taken { hash: r.hash, leaf: placed.leaves.start });
+                    }
                     Row::Opening(o) => _ = self.openings.insert(o.hash(), o),
                     Row::Answer(a) => _ = self.answers.insert(a.key, Answered { answer: a, placed: placed.clone() }),
                     Row::Session(change) => self.session(change),
@@ -327,6 +333,13 @@ impl Store for Memory {
     }
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>> {
         self.read(|s| s.receipts.get(&slot).copied())
+    }
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        self.read(|s| {
+            let theirs = s.receipt_leaves.range(places).rev().filter(|(_, human)| of.is_none() || **human == of);
+            let leaf = |place: u64| Some((place, s.leaves.get(usize::try_from(place).ok()?)?.clone()));
+            theirs.take(limit as usize).filter_map(|(place, _)| leaf(*place)).collect()
+        })
     }
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {
         self.read(|s| s.openings.get(&hash).cloned())

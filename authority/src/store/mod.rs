@@ -98,6 +98,8 @@ pub struct Delivered {
     pub after: Option<ReceiptSlot>,
     /// Hash of what it says.
     pub hash: [u8; 32],
+    /// The delegation that its token claims to rest on: whose receipt it is ([`Store::receipts`]).
+    pub delegation: Option<DelegationId>,
 }
 
 /// A record taken in.
@@ -428,6 +430,9 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn verifiers(&self) -> Answering<'_, Vec<Verifier>>;
     /// A receipt taken in.
     fn find_receipt(&self, slot: ReceiptSlot) -> Answering<'_, Option<Taken>>;
+    /// Records taken in within these places of the log, newest first, at most `limit`: place and leaf. Those whose token
+    /// claims to rest on this human's delegation, or all.
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>>;
     /// What opens a salted hash, until it is erased.
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>>;
     /// A session with its human and the floors of this moment, ended or not: [`FoundSession::is_alive`] judges. One query.

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod server;
+mod receipts;
 mod session;
 mod shared;
 mod snapshot;
@@ -14,6 +15,7 @@ mod tests;
 mod used;
 mod write;
 
+use std::ops::Range;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -448,6 +450,10 @@ impl Store for Postgres {
             row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
+    }
+
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, places, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

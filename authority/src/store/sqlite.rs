@@ -1,10 +1,12 @@
 //! SQLite: one file in the data folder, WAL, `synchronous=FULL`, one writing connection, a few reading ones.
 
+mod receipts;
 mod session;
 mod snapshot;
 mod used;
 mod write;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -423,6 +425,10 @@ impl Store for Sqlite {
             row.map(|(hash, leaf)| Ok(Taken { hash: fixed(&hash, "receipt", "hash")?, leaf: number(leaf, "receipt", "leaf")? })).transpose()
         }
         .boxed()
+    }
+
+    fn receipts(&self, of: Option<HumanId>, places: Range<u64>, limit: u32) -> Answering<'_, Vec<(u64, Vec<u8>)>> {
+        receipts::newest(&self.tenant, &self.readers, of, places, limit).boxed()
     }
 
     fn find_opening(&self, hash: [u8; 32]) -> Answering<'_, Option<Opening>> {

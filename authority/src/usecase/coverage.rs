@@ -1,5 +1,7 @@
 //! Waits until every verifier has confirmed a revocation or is presumed to deny, and puts the answer on record.
 
+pub mod live;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -131,7 +133,7 @@ pub(super) async fn revoke_and_look(
     // Beside each other: a board that hangs must not hold up a kill.
     let (waiting, revoked) = tokio::join!(ctx.watch.begin_wait(), revoke(ctx, by, target, reason, once));
     let revoked = revoked?;
-    let coverage = look(ctx, waiting, &revoked, patience.min(MAX_WAIT)).await;
+    let coverage = look(ctx, waiting, &revoked, patience.min(MAX_WAIT), |_| ()).await;
     Ok((revoked, coverage))
 }
 
@@ -157,7 +159,8 @@ pub(super) fn actor(by: &Principal) -> Actor {
     by.human().map_or(Actor::LocalOperator, Actor::Human)
 }
 
-async fn look(ctx: &Context, mut waiting: Waiting, revoked: &Revoked, patience: Duration) -> Result<Coverage, Unavailable> {
+/// Waits until all is said or `patience` is over; `tell` hears how it stands each time that somebody has moved.
+async fn look(ctx: &Context, mut waiting: Waiting, revoked: &Revoked, patience: Duration, mut tell: impl FnMut(Coverage)) -> Result<Coverage, Unavailable> {
     // An answer given again has no reading of the clock: what is waited for begins now.
     let committed = revoked.committed.unwrap_or_else(|| ctx.clock.boot());
     let enrolled = ctx.store.verifiers().await?;
@@ -179,6 +182,7 @@ async fn look(ctx: &Context, mut waiting: Waiting, revoked: &Revoked, patience: 
             }
             return Ok(Coverage { waited_ms: elapsed_ms, runs, anonymous: ctx.watch.anonymous_streams() as u64, leaf: None });
         }
+        tell(Coverage { waited_ms: elapsed_ms, runs, anonymous: ctx.watch.anonymous_streams() as u64, leaf: None });
         let wait_ms = next_ms.unwrap_or(0).clamp(1, LOOK_AGAIN_MS).min(ms(patience).saturating_sub(elapsed_ms).max(1));
         _ = tokio::time::timeout(Duration::from_millis(wait_ms), waiting.moved()).await;
     }

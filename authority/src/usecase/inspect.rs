@@ -86,7 +86,7 @@ pub async fn token(ctx: &Context, by: &Principal, tid: Tid) -> Result<Option<Tok
     Ok(Some(TokenView { token, under, standing }))
 }
 
-async fn view(ctx: &Context, by: &Principal, delegation: Delegation) -> Result<Option<DelegationView>, Unavailable> {
+pub(super) async fn view(ctx: &Context, by: &Principal, delegation: Delegation) -> Result<Option<DelegationView>, Unavailable> {
     let Some(agent) = ctx.store.find_agent(delegation.agent).await? else { return Ok(None) };
     let concerns = match by {
         Principal::Human { id, .. } => *id == delegation.human || *id == agent.owner || by.has(Role::Security) || by.has(Role::Auditor),

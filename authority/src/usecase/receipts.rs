@@ -4,6 +4,7 @@ use procura_verifier::decision::Cause;
 use procura_verifier::denials::SignedDenials;
 use procura_verifier::ids::VerifierId;
 use procura_verifier::receipt::SignedReceipt;
+use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::{Canonical as _, Malformed};
 use sha2::{Digest as _, Sha256};
 
@@ -98,6 +99,7 @@ async fn prepare(ctx: &Context, record: Record<'_>, seen: &mut Seen) -> Result<P
     }
     let encoded = event::Encoded(bytes.to_vec());
     let mut rows = Vec::new();
+    let mut delegation = None;
     let (verifier, run, number, kind, event): (VerifierId, [u8; 16], u64, u8, Event) = match record {
         Record::Receipt(bytes) => {
             let signed = SignedReceipt::from_bytes(bytes)?;
@@ -109,6 +111,8 @@ async fn prepare(ctx: &Context, record: Record<'_>, seen: &mut Seen) -> Result<P
                 return Err(ReceiptError::Elsewhere);
             }
             rows = seen.rows(&r);
+            // As it claims: whoever shows it to that person verifies the token (`usecase::decisions`).
+            delegation = UnverifiedToken::parse(&r.token).ok().map(|t| t.claimed().delegation);
             (r.verifier, r.run, r.number, 0, event::Receipt { receipt: encoded, verifier: r.verifier }.into())
         }
         Record::Denials(bytes) => {
@@ -123,7 +127,7 @@ async fn prepare(ctx: &Context, record: Record<'_>, seen: &mut Seen) -> Result<P
     }
     let (slot, hash) = (slot(verifier, run, kind, number), Sha256::digest(bytes).into());
     let after = (number > 1).then(|| self::slot(verifier, run, kind, number - 1));
-    rows.push(Row::Receipt(Delivered { slot, after, hash }));
+    rows.push(Row::Receipt(Delivered { slot, after, hash, delegation }));
     let change = Change { requires: vec![Require::Enrolled(verifier)], rows, leaves: vec![ctx.leaf(event, ctx.now())?], ..Change::default() };
     Ok(Prepared { change, slot, hash, number })
 }

@@ -1,12 +1,12 @@
 //! Takes authority back: a token, a delegation, an agent, a person, a key, a tenant, everything.
 
 use procura_verifier::feed::message::{FloorScope, Item};
-use procura_verifier::ids::{AgentId, BootTime, DelegationId, HumanId, Key, Tid};
+use procura_verifier::ids::{AgentId, BootTime, DelegationId, HumanId, Key, Lid, Tid};
 use procura_verifier::key_list::KeyUse;
 use procura_verifier::wire::Canonical as _;
 use serde::{Deserialize, Serialize};
 
-use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, standing};
+use super::{ATTEMPTS, Context, Once, OtherRequest, RecallError, SignedOut, Unavailable, decisions, standing};
 use crate::domain::agent::{AgentKey, KeyState};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Role;
@@ -22,6 +22,13 @@ use crate::writer::WriteError;
 pub enum Target {
     /// A token and all re-minted from it. To stop the agent, take its delegation.
     Token(Tid),
+    /// A link and everything passed on from it, as the receipt at that place of the log has shown it.
+    Link {
+        /// The link.
+        lid: Lid,
+        /// The receipt's leaf.
+        shown_by: u64,
+    },
     /// A delegation and everything under it.
     Delegation(DelegationId),
     /// An agent, as holder of tokens and of links.
@@ -41,6 +48,7 @@ impl Target {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Token(_) => "token",
+            Self::Link { .. } => "link",
             Self::Delegation(_) => "delegation",
             Self::Agent(_) => "agent",
             Self::Human(_) => "human",
@@ -155,6 +163,12 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
             let delegation = Some(token.delegation);
             let revoked = token.revoked.or_else(|| Some(ctx.now()));
             Ok(Taking { item, requires: Vec::new(), rows: vec![Row::Token(TokenRecord { revoked, ..token })], delegation })
+        }
+        // Links are made offline: the authority knows one by the receipts that show it, and whose it is by the token in them.
+        Target::Link { lid, shown_by } => {
+            let (delegation, exp_secs) = decisions::shown(ctx, shown_by, lid).await?.ok_or_else(missing)?;
+            allowed(is_theirs(ctx, by, delegation).await?)?;
+            Ok(Taking { item: Item::Lid { lid, exp_secs }, requires: Vec::new(), rows: Vec::new(), delegation: Some(delegation) })
         }
         Target::Delegation(id) => {
             let d = ctx.store.find_delegation(id).await.map_err(Unavailable::from)?.ok_or_else(missing)?;

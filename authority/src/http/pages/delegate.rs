@@ -5,7 +5,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use procura_verifier::claims::{Capability, DataClass, Hops, Limit, Name, Pattern, Possession};
-use procura_verifier::ids::AgentId;
+use procura_verifier::ids::{AgentId, DelegationId};
 use sha2::{Digest as _, Sha256};
 
 use super::{ApiError, Fields, Frame, Page, Posted, Visitor, page, rendered, same_text};
@@ -15,15 +15,15 @@ use crate::domain::limit_text;
 use crate::http::{AppState, delegations};
 use crate::secret;
 use crate::usecase::Once;
-use crate::usecase::delegate;
+use crate::usecase::{delegate, inspect};
 
 #[derive(Template)]
 #[template(path = "delegate.html")]
 struct Form {
     frame: Frame,
-    problem: Option<String>,
-    /// What the visitor may delegate, in words.
-    maxima: Vec<String>,
+    problem: Option<Problem>,
+    /// What the visitor may delegate, in words, and the form filled in with each.
+    maxima: Vec<(String, String)>,
     agents: Vec<Choice>,
     rows: Vec<Row>,
     may_add: bool,
@@ -32,6 +32,30 @@ struct Form {
     lasts_hours: String,
     depth: String,
     classes: Vec<Choice>,
+}
+
+/// What is wrong, and with which field.
+struct Problem {
+    field: String,
+    says: String,
+}
+
+impl Problem {
+    fn of(field: impl Into<String>, says: impl std::fmt::Display) -> Self {
+        Self { field: field.into(), says: says.to_string() }
+    }
+}
+
+impl Form {
+    /// What is wrong with this field, if it is this one.
+    fn wrong(&self, field: &str) -> Option<&str> {
+        self.problem.as_ref().filter(|p| p.field == field).map(|p| p.says.as_str())
+    }
+
+    /// The same for a field of a capability.
+    fn wrong_in(&self, field: &str, row: &usize) -> Option<&str> {
+        self.wrong(&format!("{field}-{row}"))
+    }
 }
 
 struct Choice {
@@ -61,34 +85,46 @@ struct Preview<'a> {
     once: String,
 }
 
-/// For which agent the form opens.
+/// For which agent the form opens, and with what: one of the visitor's maxima, by number, or an earlier delegation.
 #[derive(serde::Deserialize)]
 pub struct For {
     #[serde(default)]
     agent: Option<AgentId>,
+    #[serde(default)]
+    template: Option<usize>,
+    #[serde(default)]
+    like: Option<DelegationId>,
 }
 
-/// `GET /delegate`: filled in with the most that the visitor may give.
+/// `GET /delegate`: filled in with the most that the visitor may give, or with what they gave before.
 pub async fn form(State(app): State<AppState>, visitor: Visitor, Query(asked): Query<For>) -> Page {
     let most = delegate::maxima(&app.ctx, &visitor.by).await.map_err(delegations::refused)?;
-    let row = |c: &Capability| Row {
-        tool: c.tool().to_string(),
-        action: c.action().to_string(),
-        resource: c.resource().to_string(),
-        limits: c.limits().iter().filter_map(limit_text::text).collect::<Vec<_>>().join(" "),
-        unlimited: false,
-    };
     let mut services: Vec<_> = most.capabilities.iter().map(|c| c.tool().to_string()).collect();
     services.dedup();
-    let typed = Typed {
+    let template = asked.template.unwrap_or(0);
+    let mut typed = Typed {
         agent: asked.agent.map(|a| a.to_string()).unwrap_or_default(),
-        rows: most.capabilities.iter().take(1).map(row).collect(),
-        services: services.into_iter().take(1).collect(),
+        rows: most.capabilities.iter().skip(template).take(1).map(Row::of).collect(),
+        services: services.into_iter().skip(template).take(1).collect(),
         ttl_minutes: (most.max_ttl_secs / 60).min(60).to_string(),
         lasts_hours: "8".to_owned(),
         depth: "0".to_owned(),
         class: word(most.class_max).to_owned(),
     };
+    if let Some(id) = asked.like {
+        let found = inspect::delegation(&app.ctx, &visitor.by, id).await.map_err(ApiError::unavailable)?;
+        let view = found.ok_or_else(|| ApiError::not_found("there is no such delegation of yours"))?;
+        let terms = &view.delegation.terms;
+        typed = Typed {
+            agent: view.agent.id.to_string(),
+            rows: terms.capabilities.iter().map(Row::of).collect(),
+            services: terms.audiences.iter().map(Name::as_str).collect::<Vec<_>>().join(" "),
+            ttl_minutes: (terms.ttl_secs / 60).max(1).to_string(),
+            depth: terms.depth.to_string(),
+            class: word(terms.class_max).to_owned(),
+            ..typed
+        };
+    }
     page(&filled(&app, &visitor, typed, None).await?)
 }
 
@@ -106,7 +142,7 @@ pub async fn preview(State(app): State<AppState>, Posted { visitor, fields }: Po
     let summary = match delegate::preview(&app.ctx, &visitor.by, agent, terms.clone()).await.map_err(delegations::refused) {
         Ok(summary) => summary,
         Err(e) if e.said().0.is_client_error() && e.said().0 != StatusCode::UNAUTHORIZED => {
-            return again(&app, &visitor, typed, e.said().1.to_owned()).await;
+            return again(&app, &visitor, typed, Problem::of("terms", e.said().1)).await;
         }
         Err(e) => return Err(e.into()),
     };
@@ -178,54 +214,73 @@ impl Typed {
     }
 
     /// What it says, or the first thing that it does not.
-    fn terms(&self, app: &AppState) -> Result<(AgentId, Terms), String> {
-        let agent = self.agent.parse().map_err(|_| "expected an agent: choose one of yours".to_owned())?;
-        let capabilities = (1..).zip(&self.rows).map(|(n, row)| row.capability().map_err(|e| format!("capability {n}: {e}"))).collect::<Result<_, _>>()?;
-        let service = |s: &str| s.parse::<Name>().map_err(|e| format!("services: {e}"));
+    fn terms(&self, app: &AppState) -> Result<(AgentId, Terms), Problem> {
+        let agent = self.agent.parse().map_err(|_| Problem::of("agent", "expected an agent: choose one of yours"))?;
+        if self.rows.is_empty() {
+            return Err(Problem::of("tool-0", "expected a capability: a tool, an action and resources"));
+        }
+        let capabilities = (0..).zip(&self.rows).map(|(n, row)| row.capability(n)).collect::<Result<_, _>>()?;
+        let service = |s: &str| s.parse::<Name>().map_err(|e| Problem::of("services", e));
         let audiences = self.services.split([' ', ',']).filter(|s| !s.is_empty()).map(service).collect::<Result<_, _>>()?;
-        let number = |text: &str, what: &str, max: u64| {
+        let number = |text: &str, field: &str, max: u64| {
             let read = text.parse::<u64>().ok().filter(|n| (1..=max).contains(n));
-            read.ok_or_else(|| format!("{what}: expected a whole number from 1 to {max}, got `{}`", text.chars().take(20).collect::<String>()))
+            let got = || text.chars().take(20).collect::<String>();
+            read.ok_or_else(|| Problem::of(field, format!("expected a whole number from 1 to {max}, got `{}`", got())))
         };
-        let lasts_ms = number(&self.lasts_hours, "the delegation ends after", MAX_HOURS)? * 3_600_000;
+        let lasts_ms = number(&self.lasts_hours, "lasts", MAX_HOURS)? * 3_600_000;
         let terms = Terms {
             capabilities,
             audiences,
-            ttl_secs: number(&self.ttl_minutes, "each token lives", MAX_MINUTES)? * 60,
+            ttl_secs: number(&self.ttl_minutes, "ttl", MAX_MINUTES)? * 60,
             not_after: app.ctx.now().plus(lasts_ms),
-            depth: self.depth.parse().map_err(|_| "passing on: expected a whole number from 0 to 8".to_owned())?,
+            depth: self.depth.parse().ok().filter(|d| *d <= 8).ok_or_else(|| Problem::of("depth", "expected a whole number from 0 to 8"))?,
             hops: Hops::Registered,
             possession: Possession::Proof,
             freshness_ms: 150,
-            class_max: CLASSES.into_iter().find(|c| word(*c) == self.class).ok_or("expected a class of data")?,
+            class_max: CLASSES.into_iter().find(|c| word(*c) == self.class).ok_or_else(|| Problem::of("class", "expected a class of data"))?,
         };
         Ok((agent, terms))
     }
 }
 
 impl Row {
-    fn capability(&self) -> Result<Capability, String> {
-        let name = |text: &str, what: &str| text.parse::<Name>().map_err(|e| format!("{what}: {e}"));
-        let resource: Pattern = self.resource.parse().map_err(|e| format!("resources: {e}"))?;
-        let limits: Vec<Limit> = self.limits.split([' ', ',']).filter(|s| !s.is_empty()).map(limit_text::at_most).collect::<Result<_, _>>()?;
-        if limits.is_empty() != self.unlimited {
-            return Err("expected a limit, or \u{201c}without a limit\u{201d} said by name, not both".to_owned());
+    fn of(c: &Capability) -> Self {
+        Self {
+            tool: c.tool().to_string(),
+            action: c.action().to_string(),
+            resource: c.resource().to_string(),
+            limits: c.limits().iter().filter_map(limit_text::text).collect::<Vec<_>>().join(" "),
+            unlimited: c.limits().is_empty(),
         }
-        Capability::new(name(&self.tool, "tool")?, name(&self.action, "action")?, resource, limits).map_err(|e| e.to_string())
+    }
+
+    fn capability(&self, n: usize) -> Result<Capability, Problem> {
+        let wrong = |field: &str, says: &dyn std::fmt::Display| Problem::of(format!("{field}-{n}"), says);
+        let name = |text: &str, field: &str| text.parse::<Name>().map_err(|e| wrong(field, &e));
+        let (tool, action) = (name(&self.tool, "tool")?, name(&self.action, "action")?);
+        let resource: Pattern = self.resource.parse().map_err(|e| wrong("resource", &e))?;
+        let limits: Result<Vec<Limit>, String> = self.limits.split([' ', ',']).filter(|s| !s.is_empty()).map(limit_text::at_most).collect();
+        let limits = limits.map_err(|e| wrong("limits", &e))?;
+        if limits.is_empty() != self.unlimited {
+            return Err(wrong("limits", &"expected a limit, or \u{201c}without a limit\u{201d} said by name, not both"));
+        }
+        Capability::new(tool, action, resource, limits).map_err(|e| wrong("tool", &e))
     }
 }
 
-async fn again(app: &AppState, visitor: &Visitor, typed: Typed, problem: String) -> Page {
+async fn again(app: &AppState, visitor: &Visitor, typed: Typed, problem: Problem) -> Page {
     let form = filled(app, visitor, typed, Some(problem)).await?;
     Ok::<Response, _>((StatusCode::UNPROCESSABLE_ENTITY, rendered(&form)).into_response())
 }
 
-async fn filled(app: &AppState, visitor: &Visitor, typed: Typed, problem: Option<String>) -> Result<Form, ApiError> {
+async fn filled(app: &AppState, visitor: &Visitor, typed: Typed, problem: Option<Problem>) -> Result<Form, ApiError> {
     let most = delegate::maxima(&app.ctx, &visitor.by).await.map_err(delegations::refused)?;
     let agents = app.ctx.store.agents_of(visitor.human).await.map_err(ApiError::unavailable)?;
     let choice = |value: String, label: String, chosen: &str| Choice { chosen: value == chosen, value, label };
     let agents = agents.into_iter().filter(|a| a.state == AgentState::Active).map(|a| choice(a.id.to_string(), a.name.to_string(), &typed.agent)).collect();
     let classes = CLASSES.into_iter().filter(|c| *c <= most.class_max).map(|c| choice(word(c).to_owned(), format!("{c:?}"), &typed.class)).collect();
+    // Into an address only what is an agent.
+    let chosen = typed.agent.parse::<AgentId>().map_or_else(|_| String::new(), |a| a.to_string());
     let mut rows = typed.rows;
     rows.truncate(MAX_ROWS);
     if rows.is_empty() {
@@ -234,7 +289,7 @@ async fn filled(app: &AppState, visitor: &Visitor, typed: Typed, problem: Option
     Ok(Form {
         frame: visitor.frame("Delegate", "/delegate"),
         problem,
-        maxima: most.capabilities.iter().map(ToString::to_string).collect(),
+        maxima: (0..).zip(&most.capabilities).map(|(n, c): (usize, _)| (c.to_string(), format!("/delegate?template={n}&agent={chosen}"))).collect(),
         agents,
         may_add: rows.len() < MAX_ROWS,
         rows,

@@ -1,15 +1,18 @@
-//! The pages: server-rendered, one stylesheet, no script. A handler parses, calls one use case, and shapes the page.
+//! The pages: server-rendered, one stylesheet, and one small script for what moves ([`live`]): every page is whole without
+//! it. A handler parses, calls one use case, and shapes the page.
 //!
 //! Against other sites: `Origin` is our own, and every form carries a token bound to the session (`Posted`). Against injected
-//! markup: askama escapes, and the policy of [`dressed`] runs no script at all.
+//! markup: askama escapes, and the policy of [`dressed`] runs no script but the one file of ours.
 
 mod agents;
 mod board;
+mod decisions;
 mod delegate;
 mod delegations;
 mod events;
 mod home;
 mod kill;
+mod live;
 mod verifiers;
 
 #[cfg(test)]
@@ -24,10 +27,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use procura_verifier::ids::HumanId;
+use procura_verifier::ids::{HumanId, UtcMillis};
 use sha2::{Digest as _, Sha256};
 use tower_http::timeout::TimeoutLayer;
 
+pub use self::live::Live;
 use super::{ApiError, AppState, REQUEST_TIMEOUT, body};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
@@ -43,14 +47,22 @@ pub(super) fn router() -> Router<AppState> {
         .route("/sign-out", post(home::sign_out))
         .route("/agents", get(agents::list).post(agents::register))
         .route("/agents/new", get(agents::form).post(agents::challenge))
+        .route("/agents/{id}", get(agents::show))
         .route("/delegate", get(delegate::form).post(delegate::confirm))
         .route("/delegate/preview", post(delegate::preview))
         .route("/delegations", get(delegations::list))
         .route("/delegations/{id}/revoke", get(delegations::ask).post(delegations::revoke))
+        .route("/delegations/{id}/links/{leaf}/{lid}/revoke", get(delegations::ask_link).post(delegations::revoke_link))
+        .route("/decisions", get(decisions::list))
+        .route("/decisions/stream", get(decisions::stream))
+        .route("/revocations/{leaf}", get(board::show))
+        .route("/revocations/{leaf}/stream", get(board::stream))
         .route("/kill", get(kill::form).post(kill::kill))
         .route("/verifiers", get(verifiers::list))
         .route("/events", get(events::list))
+        .route("/events/{index}", get(events::show))
         .route("/style.css", get(async || still("text/css; charset=utf-8", STYLE)))
+        .route("/live.js", get(async || still("text/javascript; charset=utf-8", SCRIPT)))
         .route("/icon.svg", get(async || still("image/svg+xml", ICON)))
         .layer(DefaultBodyLimit::max(body::MAX_SMALL_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
@@ -104,15 +116,22 @@ impl Visitor {
     }
 
     fn frame(&self, title: &'static str, here: &'static str) -> Frame {
-        let has = |role| self.by.has(role);
-        let seen = Seen {
-            human: self.human.to_string(),
-            csrf: self.csrf.clone(),
-            security: has(Role::Security),
-            watches: has(Role::Security) || has(Role::Admin) || has(Role::Auditor),
-            auditor: has(Role::Auditor),
-        };
+        let (security, watches, auditor) = (self.is_security(), self.watches(), self.is_auditor());
+        let seen = Seen { human: self.human.to_string(), csrf: self.csrf.clone(), security, watches, auditor };
         Frame { title, here, visitor: Some(seen) }
+    }
+
+    fn is_security(&self) -> bool {
+        self.by.has(Role::Security)
+    }
+
+    fn is_auditor(&self) -> bool {
+        self.by.has(Role::Auditor)
+    }
+
+    /// True for who may see how verifiers stand.
+    fn watches(&self) -> bool {
+        [Role::Security, Role::Admin, Role::Auditor].into_iter().any(|role| self.by.has(role))
     }
 
     /// Refuses whoever has not the role. The use case asks again; this is for pages that would show an empty form.
@@ -267,14 +286,24 @@ fn span(ms: u64) -> String {
     }
 }
 
-/// No script, no foreign content, no frame, no form to elsewhere. `same-origin`, not `no-referrer`: with that, browsers send
+/// A moment as people read it, to the second.
+fn stamp(at: UtcMillis) -> String {
+    let text = at.to_string();
+    text.get(..19).map_or_else(|| text.clone(), |seconds| seconds.replace('T', " "))
+}
+
+/// No script but ours, no foreign content, no frame, no form to elsewhere. `same-origin`, not `no-referrer`: with that, browsers send
 /// `Origin: null` with our own forms.
 const HEADERS: [(HeaderName, &str); 5] = [
-    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
     (header::REFERRER_POLICY, "same-origin"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 const STYLE: &str = include_str!("../../../templates/style.css");
+const SCRIPT: &str = include_str!("../../../templates/live.js");
 const ICON: &str = include_str!("../../../templates/icon.svg");

@@ -1,4 +1,5 @@
-//! Browsers against a whole authority for development: real sockets, the real provider, no script.
+//! Browsers without script against a whole authority for development: real sockets, the real provider. One with script is in
+//! `tests/system/browser.rs`.
 
 use std::sync::Arc;
 
@@ -109,6 +110,16 @@ impl Person {
         made(&self.post("/delegate", &fields(&consent(&shown))).await)
     }
 
+    /// The board that a revocation leads to, once nothing more comes.
+    async fn board(&self, answer: &Response) -> String {
+        assert_eq!(answer.status(), 303);
+        let path = answer.headers()["location"].to_str().unwrap();
+        let stream = path.replace('?', "/stream?");
+        // Ends with the wait itself; 404 once it is over and forgotten.
+        _ = self.get(&stream).await.text().await.unwrap();
+        self.page(path).await
+    }
+
     async fn standings(&self) -> Vec<String> {
         let all = self.json("/v1/delegations").await;
         all["delegations"].as_array().unwrap().iter().map(|d| d["standing"].as_str().unwrap().to_owned()).collect()
@@ -135,14 +146,16 @@ fn value(html: &str, name: &str) -> String {
     rest.split_once('"').unwrap().0.replace("&#34;", "\"").replace("&#38;", "&").replace("&#39;", "'").replace("&#60;", "<").replace("&#62;", ">")
 }
 
-/// Nothing in it that a browser would run or that brings its own style, and the policy that forbids both.
+/// Nothing in it that a browser would run but our one file, or that brings its own style, and the policy that forbids both.
 async fn strict(answer: Response, path: &str) {
     let csp = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(
-        csp.starts_with("default-src 'none'; style-src 'self';") && csp.contains("form-action 'self'") && csp.contains("frame-ancestors 'none'"),
+        csp.starts_with("default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self';")
+            && csp.contains("form-action 'self'")
+            && csp.contains("frame-ancestors 'none'"),
         "{path}: {csp}"
     );
-    assert!(!csp.contains("unsafe") && !csp.contains("script-src"), "{path}: {csp}");
+    assert!(!csp.contains("unsafe") && !csp.contains("http"), "{path}: {csp}");
     assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
     assert_eq!(answer.headers()["referrer-policy"], "same-origin");
     assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");
@@ -151,7 +164,7 @@ async fn strict(answer: Response, path: &str) {
     assert!(html.starts_with("<!doctype html>\n<html lang=\"en\">") && html.contains("<h1>") && html.contains("<main id=\"main\""), "{path}: {html}");
     for tag in html.split('<').skip(1) {
         let tag = tag.split_once('>').map_or(tag, |(tag, _)| tag);
-        assert!(!tag.starts_with("script") && !tag.starts_with("style"), "{path}: <{tag}>");
+        assert!(tag == "script src=\"/live.js\" defer" || !tag.starts_with("script") && !tag.starts_with("style"), "{path}: <{tag}>");
         for attribute in tag.split([' ', '\n']).skip(1).filter_map(|a| a.split_once('=')) {
             assert!(attribute.0 != "style" && !attribute.0.starts_with("on") && !attribute.1.contains("javascript:"), "{path}: <{tag}>");
         }
@@ -168,22 +181,37 @@ async fn every_page_is_under_the_strict_policy_and_brings_no_script_or_style() {
         assert_eq!(answer.status(), 401);
         strict(answer, path).await;
     }
-    for path in ["/", "/agents", "/agents/new", "/delegate", "/delegations"] {
+    for path in ["/", "/agents", "/agents/new", "/delegate", "/delegations", "/decisions", "/decisions?agent=x&tool=%22%3E%3Cscript&verdict=limit&before=3"] {
         strict(alice.get(path).await, path).await;
     }
     let bot = alice.register("invoice-bot", 1).await;
     strict(alice.preview(bot, &[]).await, "preview").await;
     strict(alice.preview(bot, &[("depth", "9")]).await, "preview refused").await;
     let id = alice.delegate(bot).await;
-    for path in ["/agents", "/delegate", "/delegations", &format!("/delegations/{id}/revoke")] {
+    let (like, agent) = (format!("/delegate?like={id}"), format!("/agents/{bot}"));
+    for path in ["/agents", &agent, "/delegate", "/delegate?template=7", &like, "/delegations", &format!("/delegations/{id}/revoke")] {
         strict(alice.get(path).await, path).await;
     }
-    for path in ["/", "/kill", "/verifiers", "/events", "/events?before=1"] {
+    for path in
+        ["/", "/kill", "/verifiers", "/events", "/events?before=1", "/events?kind=receipt", "/events/0", "/decisions", "/kill?what=agent&id=%22%3E", &agent]
+    {
         let answer = sam.get(path).await;
         assert_eq!(answer.status(), 200, "{path}");
         strict(answer, path).await;
     }
-    for (path, status) in [("/events?before=x", 400), ("/delegations/dlg_0/revoke", 404), ("/agents?made=x", 400)] {
+    for (path, status) in [
+        ("/events?before=x", 400),
+        ("/delegations/dlg_0/revoke", 404),
+        ("/delegations/dlg_0/links/1/lid_0/revoke", 404),
+        ("/agents/agt_0", 404),
+        ("/events/x", 400),
+        ("/events/9999999", 404),
+        ("/revocations/0", 404),
+        ("/revocations/0/stream", 404),
+        ("/revocations/-1", 400),
+        ("/decisions?before=-1", 400),
+        ("/agents?made=x", 400),
+    ] {
         let answer = sam.get(path).await;
         assert_eq!(answer.status(), status, "{path}");
         strict(answer, path).await;
@@ -250,7 +278,7 @@ async fn what_people_type_comes_back_escaped() {
     ];
     for answer in answers {
         let html = answer.text().await.unwrap();
-        assert!(!html.contains("<script") && !html.contains("<img"), "{html}");
+        assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
         assert!(html.contains("&#60;script&#62;") || html.contains("&lt;script&gt;"), "it is shown all the same: {html}");
     }
     let path = format!("/delegations/{}/revoke", "%3Cscript%3E");
@@ -304,12 +332,24 @@ async fn a_delegation_is_taken_back_with_a_reason_by_whom_it_concerns() {
     let path = format!("/delegations/{}/revoke", alice.delegate(bot).await);
     assert_eq!(bob.get(&path).await.status(), 404);
     assert_eq!(bob.post(&path, &[("reason", "spite")]).await.status(), 404);
-    assert_eq!(alice.post(&path, &[("reason", " ")]).await.status(), 400);
+    for (reason, says) in [(" ".to_owned(), "expected a reason"), ("x".repeat(513), "reason is 513 bytes long")] {
+        let refused = alice.post(&path, &[("reason", &reason)]).await;
+        assert_eq!(refused.status(), 422);
+        assert!(refused.text().await.unwrap().contains(says));
+    }
     assert_eq!(alice.standings().await, ["live"]);
     let done = alice.post(&path, &[("reason", "job done")]).await;
-    assert_eq!(done.status(), 200);
-    let html = done.text().await.unwrap();
+    let html = alice.board(&done).await;
     assert!(html.contains("Revoked: the delegation to invoice-bot") && html.contains("No verifier is enrolled"), "{html}");
+    // The board is hers and of those who watch verifiers, afterwards from the log; with its address it is anybody's.
+    let board = done.headers()["location"].to_str().unwrap();
+    let bare = board.split_once('?').unwrap().0;
+    assert_eq!(bob.get(bare).await.status(), 404);
+    assert_eq!(bob.get(&format!("{bare}?seal=forged")).await.status(), 404);
+    assert_eq!(site.stranger().get(bare).await.status(), 404);
+    for (who, path) in [(&alice, bare), (&site.signed_in("sam").await, bare), (&site.stranger(), board)] {
+        assert_eq!(who.get(path).await.status(), 200, "{path}");
+    }
     assert_eq!(alice.standings().await, ["revoked"]);
     assert!(alice.page(&path).await.contains("nothing left to take back"));
 }
@@ -329,14 +369,66 @@ async fn the_kill_switch_is_securitys_and_wants_its_word() {
     assert_eq!(alice.post("/kill", &order("kill agent")).await.status(), 403);
     assert!(sam.page("/").await.contains("href=\"/kill\""));
     for wrong in ["", "kill", "kill all", "Kill agent"] {
-        assert_eq!(sam.post("/kill", &order(wrong)).await.status(), 400, "{wrong}");
+        let refused = sam.post("/kill", &order(wrong)).await;
+        assert_eq!(refused.status(), 422, "{wrong}");
+        let html = refused.text().await.unwrap();
+        assert!(html.contains("expected `kill agent` typed out") && html.contains(&format!("value=\"{id}\"")), "what was typed is kept: {html}");
     }
     assert_eq!(alice.standings().await, ["live"]);
     let done = sam.post("/kill", &order("kill agent")).await;
-    assert_eq!(done.status(), 200);
-    let html = done.text().await.unwrap();
+    let html = sam.board(&done).await;
     assert!(html.contains("Who has heard") && html.contains(&id), "{html}");
     assert_eq!(alice.standings().await, ["killed"]);
     let events = sam.page("/events").await;
     assert!(events.contains("<td>revoke</td>") && events.contains("procura log replay"), "{events}");
+}
+
+#[tokio::test]
+async fn who_kills_everything_sees_the_board_though_signed_out_by_it() {
+    let site = site().await;
+    let (alice, sam) = (site.signed_in("alice").await, site.signed_in("sam").await);
+    alice.delegate(alice.register("invoice-bot", 1).await).await;
+    let order = [("what", "all"), ("id", ""), ("reason", "worst case"), ("confirmation", "kill all")];
+    let done = sam.post("/kill", &order).await;
+    assert_eq!(sam.get("/verifiers").await.status(), 401, "everybody is signed out");
+    let html = sam.board(&done).await;
+    assert!(html.contains("Revoked: all") && html.contains("No verifier is enrolled"), "{html}");
+}
+
+#[tokio::test]
+async fn signing_in_and_out_leads_nowhere_else() {
+    let site = site().await;
+    let alice = site.signed_in("alice").await;
+    // Nothing of ours takes an address to go to: what a link adds is not followed.
+    for path in ["/login?next=https://evil.example", "/login?return_to=//evil.example", "/login?redirect_uri=https://evil.example"] {
+        let to = location(&alice.get(path).await);
+        assert_eq!(to.origin().ascii_serialization(), site.running.provider, "{path}");
+        let back = to.query_pairs().find(|(n, _)| n == "redirect_uri").unwrap().1.into_owned();
+        assert_eq!(back, format!("{}/oidc/callback", alice.url), "{path}");
+    }
+    let answer = alice.post("/sign-out?next=https://evil.example", &[("next", "https://evil.example")]).await;
+    assert_eq!((answer.status(), answer.headers()["location"].to_str().unwrap()), (StatusCode::SEE_OTHER, "/"));
+    let slashes = alice.get("//evil.example/").await;
+    assert_eq!(slashes.status(), 404);
+}
+
+#[tokio::test]
+async fn a_cookie_bears_the_name_of_its_scheme_and_a_form_is_of_its_session() {
+    let site = site().await;
+    let person = site.stranger();
+    let to = location(&person.get("/login").await);
+    let callback = person.browser.sign_in(to.as_str(), "alice").await;
+    let answer = person.browser.get(callback.as_str()).await;
+    let kept = answer.headers().get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).find(|v| v.starts_with("procura_dev=")).unwrap();
+    for attribute in ["HttpOnly", "SameSite=Lax", "Path=/"] {
+        assert!(kept.contains(attribute), "{attribute} in {kept}");
+    }
+    assert!(!kept.contains("Secure") && !kept.contains("Domain"), "{kept}");
+    // The twin: under https browsers themselves hold it to this host.
+    assert_eq!(crate::oidc::routes::Cookies::for_address("https://authority.example").unwrap().session(), "__Host-procura");
+    // A form of an earlier sign-in is refused, in this one's twin it passes.
+    let old = person.csrf().await;
+    let again = site.signed_in("alice").await;
+    assert_eq!(again.post_with("/sign-out", Some(&again.url), &[("csrf", &old)]).await.status(), 403);
+    assert_eq!(again.post("/sign-out", &[]).await.status(), 303);
 }

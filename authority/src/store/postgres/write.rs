@@ -324,7 +324,7 @@ struct Many<'a> {
     /// The last one of a token: one statement cannot write a row twice.
     tokens: HashMap<Tid, &'a TokenRecord>,
     jtis: Vec<(AgentId, JtiHash, u64)>,
-    receipts: Vec<(ReceiptSlot, [u8; 32], u64)>,
+    receipts: Vec<(ReceiptSlot, [u8; 32], u64, Option<DelegationId>)>,
     answers: Vec<(&'a Answer, &'a Placed)>,
     used: Merged,
 }
@@ -347,7 +347,7 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             return Ok(());
         }
         Row::Receipt(r) => {
-            many.receipts.push((r.slot, r.hash, placed.leaves.start));
+            many.receipts.push((r.slot, r.hash, placed.leaves.start, r.delegation));
             return Ok(());
         }
         Row::Answer(a) => {
@@ -454,11 +454,12 @@ impl Many<'_> {
                 .await?;
         }
         if !self.receipts.is_empty() {
-            sqlx::query("INSERT INTO receipt (tenant, slot, hash, leaf) SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::bigint[])")
+            sqlx::query("INSERT INTO receipt (tenant, slot, hash, leaf, human) SELECT $1, r.slot, r.hash, r.leaf, d.human FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::bytea[]) AS r (slot, hash, leaf, delegation) LEFT JOIN LATERAL (SELECT human FROM delegation WHERE tenant = $1 AND id = r.delegation OFFSET 0) d ON true")
                 .bind(t)
                 .bind(all(self.receipts.iter().map(|r| r.0.0)))
                 .bind(all(self.receipts.iter().map(|r| r.1)))
                 .bind(bigs(self.receipts.iter().map(|r| r.2))?)
+                .bind(self.receipts.iter().map(|r| r.3.map(|d| d.as_bytes().to_vec())).collect::<Vec<_>>())
                 .execute(&mut *c)
                 .await?;
         }

@@ -311,7 +311,7 @@ impl Many {
                 return Ok(());
             }
             Row::Receipt(r) => {
-                self.receipts.push(json!([hex::encode(r.slot.0), hex::encode(r.hash), int(placed.leaves.start)]));
+                self.receipts.push(json!([hex::encode(r.slot.0), hex::encode(r.hash), int(placed.leaves.start), r.delegation.map(|d| hex::encode(d.as_bytes()))]));
                 return Ok(());
             }
             Row::Answer(a) => {
@@ -398,7 +398,10 @@ impl Many {
                 "INSERT INTO token (tenant, id, delegation, expires_secs, ancestors, revoked_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4 FROM json_each(?2) WHERE true ON CONFLICT (tenant, id) DO UPDATE SET revoked_ms = excluded.revoked_ms",
             ),
             (self.jtis, "INSERT INTO jti (tenant, agent, hash, expires_ms) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
-            (self.receipts, "INSERT INTO receipt (tenant, slot, hash, leaf) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?2)"),
+            (
+                self.receipts,
+                "INSERT INTO receipt (tenant, slot, hash, leaf, human) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, (SELECT human FROM delegation WHERE tenant = ?1 AND id = unhex(value ->> 3)) FROM json_each(?2)",
+            ),
             (
                 self.answers,
                 "INSERT INTO answer (tenant, key, request, body, expires_ms, leaf_from, leaf_until, feed_seq) SELECT ?1, unhex(value ->> 0), unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?2)",
