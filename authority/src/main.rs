@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use procura_authority::{app, cli, demo};
+use procura_authority::{app, cli, config, demo, telemetry};
 
 /// Authority for AI agents: who authorised this, within what bounds, and how fast can it be taken back
 #[derive(clap::Parser)]
@@ -100,13 +100,16 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PROCURA_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let command = Cli::parse().command;
+    // `serve` writes as its configuration says.
+    if !matches!(command, Command::Serve(_)) {
+        telemetry::init(&config::Log::default());
+    }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("procura: a TLS provider was installed twice");
         return ExitCode::FAILURE;
     }
-    match run(Cli::parse().command).await {
+    match run(command).await {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("procura: {e:#}");
@@ -127,7 +130,7 @@ async fn run(command: Command) -> anyhow::Result<u8> {
             running.stop().await;
             Ok(0)
         }
-        Command::Serve(args) => cli::serve::run(&args).await.map(|()| 0),
+        Command::Serve(args) => cli::serve::run(&args).await,
         Command::DevIdp(args) => cli::dev_idp::run(args).await.map(|()| 0),
         Command::Keygen(args) => cli::keygen::run(&args).map(|()| 0),
         Command::Login(args) => cli::login::run(args, http()?).await.map(|()| 0),

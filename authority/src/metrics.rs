@@ -1,5 +1,7 @@
 //! What the process counts and measures, in Prometheus' text form (`docs/operations.md`, metrics). No names, no ids: only numbers.
 
+mod http;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use self::http::{HttpMetrics, Open};
 
 type Float = Gauge<f64, AtomicU64>;
 
@@ -53,6 +57,8 @@ pub struct Metrics {
     listeners: Family<Kind, Gauge>,
     verifiers: Family<State, Gauge>,
     modes: Family<ModeLabel, Gauge>,
+    /// At the doors.
+    pub http: HttpMetrics,
     /// What was looked up last, and when: whoever looks holds it, and the others wait for what comes of it.
     pub looked_up: tokio::sync::Mutex<Option<(procura_verifier::ids::BootTime, Gauges)>>,
 }
@@ -95,6 +101,7 @@ impl Metrics {
             listeners: Family::default(),
             verifiers: Family::default(),
             modes: Family::default(),
+            http: HttpMetrics::default(),
             registry: Registry::default(),
             looked_up: tokio::sync::Mutex::default(),
         };
@@ -112,6 +119,7 @@ impl Metrics {
         registry.register("listeners", "Streams of the feed at this process", m.listeners.clone());
         registry.register("verifiers", "Enrolled verifiers by state", m.verifiers.clone());
         registry.register("verifier_modes", "Runs of verifiers by the mode they last gave", m.modes.clone());
+        m.http.register(&mut registry);
         // From the start: a series that appears with its first event cannot be compared with before.
         for result in ["accepted", "old", "refused", "above_head"] {
             _ = m.acks.get_or_create(&Outcome { result: Word(result) });

@@ -1,10 +1,12 @@
 //! `procura serve`: one replica of an authority, from a configuration.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::ids::{Clock, SystemClock};
@@ -16,10 +18,13 @@ use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Assembly, Running, private_folder, write_whole};
+use super::{Assembly, Operation, Running, private_folder, write_whole};
 use crate::config::{Config, DatabaseUrl};
 use crate::feed::Feed;
 use crate::feed::redis::RedisBus;
+use crate::http::rates::Rates;
+use crate::listen::proxy::Proxies;
+use crate::listen::tls::Certificates;
 use crate::oidc::relying_party::{RelyingParty, Retry};
 use crate::seal::SessionSecret;
 use crate::signer::file::{AnchorFile, FileSigner};
@@ -28,6 +33,7 @@ use crate::store::Store;
 use crate::store::lock::FolderLock;
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
+use crate::telemetry::Exporter;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
 use crate::usecase::recover::{Recovered, recover};
 use crate::writer;
@@ -49,8 +55,10 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let folder = config.server.data.as_path();
     private_folder(folder)?;
     let lock = FolderLock::take(folder)?;
-    let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let url = format!("http://{}", listener.local_addr()?);
+    let certificates = config.tls.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
+    let listener = bind(config.server.listen).await?;
+    let scheme = if certificates.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
     let (store, lock) = open_store(config, lock).await?;
     let opened = open(config, first, store).await?;
@@ -58,9 +66,26 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let relying_party = RelyingParty::discover(config.issuer()?, clock.wall(), Retry::default()).await?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
-    let assembly = Assembly { folder, url: public_url, listener, relying_party, stopping };
+    let (context, limits) = (Arc::clone(&opened.context), config.limits.clone());
+    let traces = config.traces.as_ref().map(Exporter::start).transpose()?;
+    let operation = Operation {
+        proxies: Proxies::from(config.proxies.as_ref()),
+        rates: Rates::new(&limits, Arc::clone(&context.metrics)),
+        limits: limits.clone(),
+        certificates: certificates.clone(),
+        traces: traces.clone(),
+    };
+    let assembly = Assembly { folder, url: public_url, listener, relying_party, operation, stopping };
     let servers = assembly.serve(opened)?;
-    Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, _lock: lock })
+    let last = Duration::from_secs(limits.stop_secs.into());
+    Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, context, last, certificates, traces, _lock: lock })
+}
+
+async fn bind(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(at).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow!("server.listen: expected {at} to be free, but another process listens there"),
+        _ => anyhow::Error::new(e).context(format!("server.listen: cannot listen on {at}")),
+    })
 }
 
 /// Opens a new origin and a new epoch after the database was found older than its log. No replica may run.

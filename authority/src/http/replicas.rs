@@ -70,6 +70,11 @@ async fn site() -> Site {
             cookies: Cookies::for_address(&authority).unwrap(),
             oidc: Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap()),
             streams: Arc::new(Semaphore::new(1)),
+            proxies: Proxies::default(),
+            rates: Rates::none(Arc::clone(&ctx.metrics)),
+            body_time: trail::BODY_TIME,
+            traces: None,
+            stopping: watch::channel(false).1,
             ctx: ctx.clone(),
         });
         contexts.push(ctx);

@@ -12,6 +12,7 @@ use procura_verifier::wire::Canonical as _;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::rates::{Door, Who};
 use super::{ApiError, AppState};
 use crate::agent_auth::{Assertion, AssertionError, claimed_agent, verify_assertion};
 use crate::domain::agent::KeyState;
@@ -76,7 +77,10 @@ impl AppState {
         let mut refused = None;
         for key in keys.iter().filter(|k| k.state == KeyState::Live).map(|k| k.key) {
             match verify_assertion(jwt, &self.authority, &[key], self.ctx.now()) {
-                Ok(assertion) => return Ok((assertion, key)),
+                Ok(assertion) => {
+                    self.rates.take(Door::Mint, Who::Agent(assertion.agent), self.ctx.clock.boot())?;
+                    return Ok((assertion, key));
+                }
                 Err(e) => refused = Some(e),
             }
         }
