@@ -175,7 +175,7 @@ impl HttpClient for Client {
             }
             let mut response = Response::builder().status(answer.status()).body(Bytes::from(body))?;
             *response.headers_mut() = std::mem::take(answer.headers_mut());
-            Ok(response)
+            Ok::<_, HttpError>(response)
         });
         Box::pin(async move { sent.await? })
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bad_input;
+mod bad_server;
 mod cli;
 mod demo;
 mod keys;
@@ -13,6 +14,7 @@ mod recover;
 mod redis;
 mod replicas;
 mod roles;
+mod server;
 mod sessions;
 mod support;
 mod tool;

@@ -136,6 +136,13 @@ async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> a
             "nobody is named whose signature on a key list counts: name the anchors' public keys as `keys.anchors`, or start the first time with --init-single-anchor"
         ),
     };
+    if let Some(stored) = &stored {
+        // What is signed now would be older than the list it is signed under, and verifiers' time never falls (L7).
+        let (issued, now) = (anchors.accept(stored, &config.server.tenant)?.payload().issued, crate::failpoint::clock().wall());
+        if now.plus(CLOCK_SLACK_MS) < issued {
+            bail!("this machine's clock says {now}, and the key list in force was issued {issued}: expected a clock that is not behind it");
+        }
+    }
     let signer = if make { FileSigner::open(&folder, &mut rng) } else { FileSigner::load(&folder) };
     let signer = Arc::new(signer.context("the service keys, which every replica has alike")?);
     let list = match (stored, &config.keys.first_list, &anchor) {
@@ -180,4 +187,5 @@ fn carry_beside(config: &Config, feed: &Feed) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CLOCK_SLACK_MS: u64 = 60_000;
 const MAX_LIST_BYTES: u64 = 256 * 1024;

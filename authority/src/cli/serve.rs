@@ -96,10 +96,12 @@ async fn serve(args: &Args, config: &Config) -> anyhow::Result<u8> {
 async fn until_asked_to_end(running: &Running, signals: &mut Signals) {
     let mut watchdog = tokio::time::interval(sd_notify::watchdog_enabled().map_or(NEVER, |within| within / 2));
     watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Signals { terminate, interrupt, reload } = signals;
     loop {
         tokio::select! {
-            () = signals.ended() => return,
-            _ = signals.reload.recv() => {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            _ = reload.recv() => {
                 if let Ok(now) = NotifyState::monotonic_usec_now() {
                     tell(&[NotifyState::Reloading, now]);
                 }

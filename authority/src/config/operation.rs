@@ -174,13 +174,13 @@ impl Config {
         if self.proxies.as_ref().is_some_and(|p| p.trusted.is_empty()) {
             return wrong("proxies.trusted", "expected at least one address or network; without proxies, leave `[proxies]` out".to_owned());
         }
+        self.limits.validate()?;
         if self.limits.connections_per_client > self.limits.connections {
             return wrong(
                 "limits.connections_per_client",
                 format!("expected at most `limits.connections`, which is {}, got {}", self.limits.connections, self.limits.connections_per_client),
             );
         }
-        self.limits.validate()?;
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             return wrong("log.filter", format!("expected a filter such as `warn,procura::request=info`, got `{}`: {e}", self.log.filter));
         }

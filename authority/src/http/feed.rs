@@ -80,7 +80,7 @@ async fn next(mut s: Streaming) -> Option<(Result<Event, Infallible>, Streaming)
                 Heard::Message(message) => message,
                 Heard::Lagged => return None,
             },
-            _ = s.stopping.wait_for(|stop| *stop) => {
+            () = crate::app::until(s.stopping.clone()) => {
                 // A comment: readers skip it, people who watch the wire do not.
                 s.is_over = true;
                 return Some((Ok(Event::default().comment("the authority is stopping")), s));

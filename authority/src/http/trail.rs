@@ -50,7 +50,7 @@ pub(super) async fn trail(State(app): State<AppState>, mut request: Request, nex
         %method,
         route,
         client = client.map(tracing::field::display),
-        trace = parent.as_ref().map(|p| p.trace_text()).map(tracing::field::display),
+        trace = parent.as_ref().map(TraceParent::trace_text).map(tracing::field::display),
     );
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();

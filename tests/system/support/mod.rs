@@ -4,6 +4,7 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod serve;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
