@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::support::raw::{self, Request};
 use super::support::serve::Site;
-use super::support::{PATIENCE, beside_others, delegated, key, procura, rng, text, tls};
+use super::support::{PATIENCE, beside_others, delegated, key, procura, rng, text};
+use super::tls;
 
 const INIT: &[&str] = &["--init-single-anchor"];
 
@@ -97,7 +98,7 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     let _machine = beside_others().await;
     let scratch = tempfile::tempdir().unwrap();
     let mut site = Site::new(scratch.path(), "sqlite:").await;
-    let one = site.replica("one", INIT).await;
+    let mut one = site.replica("one", INIT).await;
     let refused = async |site: &Site, name: &str, code: i32, parts: &[&str]| {
         let (came, said) = site.refused_with(name, &[]).await;
         let said = said.lines().find_map(|l| l.strip_prefix("procura: ")).unwrap_or_else(|| panic!("one sentence: {said}")).to_owned();
@@ -110,7 +111,7 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     refused(&site, "two", 1, &["server.listen: expected 127.0.0.1:", "to be free, but another process listens there"]).await;
     assert_eq!(one.get("/readyz").await.0, 200, "the first never noticed");
     let data = one.data.clone();
-    drop(one);
+    one.kill().await;
 
     // Keys that others may have read.
     let keys = scratch.path().join("keys");
@@ -127,11 +128,11 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     std::fs::write(failpoints.join("wall-ms"), (-86_400_000_i64).to_string()).unwrap();
     refused(&site, "one", 1, &["this machine's clock says", "was issued", "expected a clock that is not behind it"]).await;
     std::fs::write(failpoints.join("wall-ms"), (2 * 365 * 86_400_000_i64).to_string()).unwrap();
-    let ahead = site.replica("one", &[]).await;
+    let mut ahead = site.replica("one", &[]).await;
     let (status, ready) = ahead.get("/readyz").await;
     assert!(status == 503 && ready.contains("request_id"), "{status} {ready}");
     assert!(ahead.said().contains("ended"), "{}", ahead.said());
-    drop(ahead);
+    ahead.kill().await;
     std::fs::remove_file(failpoints.join("wall-ms")).unwrap();
 
     // A database that a newer one has used.
@@ -149,7 +150,8 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     site.set("PROCURA_ISSUER__URL", &format!("http://{elsewhere}"));
     refused(&site, "one", 3, &[&elsewhere.to_string()]).await;
-    site.set("PROCURA_ISSUER__URL", &site.issuer().to_owned());
+    let issuer = site.issuer().to_owned();
+    site.set("PROCURA_ISSUER__URL", &issuer);
     // The twin: none of it has harmed anything.
     let one = site.replica("one", &[]).await;
     assert_eq!(one.get("/readyz").await.0, 200);

@@ -17,5 +17,6 @@ mod roles;
 mod server;
 mod sessions;
 mod support;
+mod tls;
 mod tool;
 mod watch;

@@ -103,10 +103,10 @@ limits! {
     stop_secs: 10 in 1..=300,
     /// Requests of signing in a second, per client address. Default 20.
     sign_in_per_second: 20 in 1..=1_000_000,
-    /// Requests for tokens and cards a second, per client address. Default 2000.
-    mint_per_second: 2000 in 1..=1_000_000,
-    /// Requests for tokens and cards a second, per agent. Default 200.
-    mint_per_agent_per_second: 200 in 1..=1_000_000,
+    /// Requests for tokens and cards a second, per client address. Default 4000.
+    mint_per_second: 4000 in 1..=1_000_000,
+    /// Requests for tokens and cards a second, per agent. Default 1000.
+    mint_per_agent_per_second: 1000 in 1..=1_000_000,
     /// Pulls of the feed's head a second, per client address: 20 for each verifier there (`DESIGN.md` section 8). Default 2000.
     head_per_second: 2000 in 20..=1_000_000,
     /// Requests for the feed's tail, snapshot, lost items and the key list a second, per client address. Default 500.

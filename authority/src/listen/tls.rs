@@ -23,14 +23,14 @@ pub(super) const H2: &[u8] = b"h2";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file system says no.
-    #[error("{field} {path}: {source}")]
+    #[error("{field} {path}: {why}")]
     File {
         /// The setting.
         field: &'static str,
         /// Which file.
         path: PathBuf,
         /// What it said.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// Others may read the key, or write it.
     #[error("tls.key {path} has mode {mode:o}, expected 600, 400 or 640: others may have read it")]
@@ -51,14 +51,14 @@ pub enum TlsError {
         expected: &'static str,
     },
     /// They do not belong together, or are of a kind that is not served.
-    #[error("tls.certificate {certificate} with tls.key {key}: {source}")]
+    #[error("tls.certificate {certificate} with tls.key {key}: {why}")]
     Pair {
         /// The chain.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
         /// Why not.
-        source: rustls::Error,
+        why: rustls::Error,
     },
 }
 
@@ -134,7 +134,7 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsError> {
         if mode & 0o037 == 0 { Ok(()) } else { Err(TlsError::Mode { path: files.key.clone(), mode }) }
     })?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| missing("tls.key", &files.key, "a private key"))?;
-    let pair = |source| TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), source };
+    let pair = |why| TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), why };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS).map_err(pair)?;
     let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(pair)?;
@@ -144,7 +144,7 @@ fn read(files: &config::Tls) -> Result<ServerConfig, TlsError> {
 
 /// A file's bytes, after a look at the mode of the very file that is read.
 fn pem(field: &'static str, path: &Path, may: impl FnOnce(u32) -> Result<(), TlsError>) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let failed = |source| TlsError::File { field, path: path.to_owned(), source };
+    let failed = |why| TlsError::File { field, path: path.to_owned(), why };
     let file = File::open(path).map_err(failed)?;
     may(file.metadata().map_err(failed)?.mode() & 0o777)?;
     let mut bytes = Zeroizing::new(Vec::new());

@@ -4,7 +4,6 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod serve;
-pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

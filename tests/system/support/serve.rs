@@ -97,7 +97,8 @@ impl Site {
         let files = ["tls.pem", "tls.key"].map(|name| self.folder.join(name));
         self.add(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", files[0].display(), files[1].display()));
         self.public_url = self.public_url.replace("http://", "https://");
-        self.set("PROCURA_SERVER__PUBLIC_URL", &self.public_url.clone());
+        let public_url = self.public_url.clone();
+        self.set("PROCURA_SERVER__PUBLIC_URL", &public_url);
         files
     }
 

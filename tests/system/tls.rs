@@ -31,7 +31,7 @@ pub enum Connection {
 
 /// Connects, trusting nothing but this certificate; `None` if the handshake fails.
 pub async fn connect(address: &str, trusted: &CertificateDer<'static>, protocol: &[u8]) -> Option<Connection> {
-    let _provider = super::http();
+    let _provider = super::support::http();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
