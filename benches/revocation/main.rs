@@ -4,7 +4,7 @@
 //! table. Real processes on one machine: `procura serve`, PostgreSQL, redis-server; the verifiers are feed clients in this process, each with
 //! streams, subscription and view of its own. Revocations come at the moments of a Poisson process, whether earlier ones have been
 //! answered or not. One thread decides on every canary at every verifier, again and again; how long one round of that takes is the measuring
-//! error, and is printed. Both ends of every figure are readings of the one boot-time clock of the machine.
+//! error, and is printed. *Fenced* counts pairs of revocation and verifier where the verifier was stale all along: there is nothing to time. Both ends of every figure are readings of the one boot-time clock of the machine.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a bench: a failure here is a failed run")]
 

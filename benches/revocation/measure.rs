@@ -21,6 +21,8 @@ pub struct Outcome {
     pub late_allows: u64,
     /// Denials for want of freshness before the revocation was heard.
     pub stale: u64,
+    /// Pairs of revocation and verifier without an allow before, for want of freshness.
+    pub fenced: u64,
     pub sweeps: Histogram<u64>,
     pub decisions: u64,
 }
@@ -52,6 +54,7 @@ pub async fn run(spinner: &Arc<Spinner>, canaries: Vec<Arc<Canary>>, asker: Arc<
         request_to_commit: Histogram::new(3)?,
         late_allows: 0,
         stale: 0,
+        fenced: 0,
         sweeps: Histogram::new(3)?,
         decisions: 0,
     };
@@ -94,12 +97,17 @@ impl Outcome {
         ensure!(committed >= asked, "committed before it was asked for: two clocks");
         let mut last = 0;
         for (n, (allowed, denied)) in seen.verifiers.iter().enumerate() {
-            ensure!(*allowed > 0, "verifier {n} never allowed the token: nothing was measured");
+            if *allowed == 0 && seen.stale.get(n).is_some_and(|stale| *stale > 0) {
+                // Fenced from before the revocation until it was heard: nothing to time, and said in a column of its own.
+                self.fenced += 1;
+                continue;
+            }
+            ensure!(*allowed > 0, "verifier {n} never decided on the token before it was revoked: nothing was measured");
             let denied = denied.with_context(|| format!("verifier {n} never denied the revoked token"))?;
             self.late_allows += u64::from(*allowed > committed + LATE_US);
             last = last.max(denied);
         }
-        self.stale += seen.stale;
+        self.stale += seen.stale.iter().sum::<u64>();
         self.request_to_commit.record(committed - asked)?;
         // Heard by all before COMMIT returned here? Then nought.
         self.commit_to_deny.record(last.saturating_sub(committed))?;
@@ -116,12 +124,13 @@ impl Outcome {
         let commit = self.request_to_commit.value_at_quantile(0.99) as f64 / 1000.0;
         let error = (self.sweeps.value_at_quantile(0.5) as f64 / 1000.0, self.sweeps.value_at_quantile(0.99) as f64 / 1000.0);
         format!(
-            "| {cell} | {} | {} | {} | {commit:.1} | **{}** | {} | {:.2} / {:.2} |",
+            "| {cell} | {} | {} | {} | {commit:.1} | **{}** | {} | {} | {:.2} / {:.2} |",
             self.commit_to_deny.len(),
             ms(&self.commit_to_deny),
             ms(&self.request_to_deny),
             self.late_allows,
             self.stale,
+            self.fenced,
             error.0,
             error.1,
         )
@@ -129,7 +138,7 @@ impl Outcome {
 }
 
 /// Heads of the table.
-pub const HEAD: &str = "| cell | n | commit to last deny: p50 | p90 | p99 | p99.9 | max | request to last deny: p50 | p90 | p99 | p99.9 | max | request to commit p99 | late allows | stale denials | sweep p50 / p99 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+pub const HEAD: &str = "| cell | n | commit to last deny: p50 | p90 | p99 | p99.9 | max | request to last deny: p50 | p90 | p99 | p99.9 | max | request to commit p99 | late allows | stale denials | fenced | sweep p50 / p99 |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// How long a canary is watched before it is revoked, so that each verifier has allowed it.
 const LEAD: Duration = Duration::from_millis(100);

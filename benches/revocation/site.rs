@@ -106,6 +106,7 @@ impl Running {
         let clients: Vec<_> = (0..many)
             .map(|_| {
                 let mut config = FeedConfig::new(self.url(), trust.anchors.clone(), http.clone());
+                config.on_alarm = Box::new(|alarm| eprintln!("alarm: {alarm:?}"));
                 if paths != Paths::Stream {
                     config.redis = Some(RedisConfig::at(self.redis.url().parse().unwrap()).open().unwrap());
                 }

@@ -22,8 +22,8 @@ pub struct Canary {
 pub struct Seen {
     /// For each verifier: the reading of the clock inside the last allow, and of the first deny after it.
     pub verifiers: Vec<(u64, Option<u64>)>,
-    /// Denials for want of freshness, over all verifiers.
-    pub stale: u64,
+    /// Denials for want of freshness, by verifier.
+    pub stale: Vec<u64>,
 }
 
 /// Under watch, by place in the list of canaries.
@@ -64,7 +64,7 @@ impl Spinner {
 
     /// From now on the canary is decided on in every sweep.
     pub fn watch(&self, index: usize, canary: Arc<Canary>) {
-        let seen = Seen { verifiers: vec![(0, None); self.views.len()], stale: 0 };
+        let seen = Seen { verifiers: vec![(0, None); self.views.len()], stale: vec![0; self.views.len()] };
         self.watched().insert(index, Watched { canary, seen, sweeps: 0 });
     }
 
@@ -92,7 +92,7 @@ impl Spinner {
         while !self.stop.load(Ordering::Relaxed) {
             for watched in self.watched().values_mut() {
                 watched.sweeps += 1;
-                for (view, seen) in self.views.iter().zip(&mut watched.seen.verifiers) {
+                for ((view, seen), stale) in self.views.iter().zip(&mut watched.seen.verifiers).zip(&mut watched.seen.stale) {
                     // What denied once is looked at in every eighth sweep: only an allow after it would still be news.
                     if seen.1.is_some() && !watched.sweeps.is_multiple_of(8) {
                         continue;
@@ -102,7 +102,7 @@ impl Spinner {
                     match decision {
                         Decision::Allow(_) => *seen = (at, None),
                         Decision::Deny(cause) => {
-                            watched.seen.stale += u64::from(cause == Cause::Stale);
+                            *stale += u64::from(cause == Cause::Stale);
                             seen.1.get_or_insert(at);
                         }
                     }

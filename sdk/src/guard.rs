@@ -160,7 +160,7 @@ impl Guard {
             data_class: action.data_class,
         };
         let refuse = |cause, audience| Refusal { cause, audience, challenge: self.replay.challenge() };
-        let opened = self.open(presented, &call, arrived).map_err(|cause| {
+        let opened = self.present(presented, &call, arrived).map_err(|cause| {
             self.receipts.count(cause);
             refuse(cause, Told::Stranger)
         })?;
@@ -227,7 +227,7 @@ impl Guard {
     }
 
     /// From headers to a verified token, with the bounds on cold work.
-    fn open<'a>(&self, presented: Presented<'_>, call: &Call<'a>, now: BootTime) -> Result<Opened<'a>, Cause> {
+    fn present<'a>(&self, presented: Presented<'_>, call: &Call<'a>, now: BootTime) -> Result<Opened<'a>, Cause> {
         let text = presented.authorization.and_then(|h| h.strip_prefix("Bearer ")).ok_or(Cause::Malformed)?;
         if text.len() > MAX_TOKEN_BYTES * 4 / 3 + 4 {
             return Err(Cause::Malformed);

@@ -9,6 +9,8 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request, StatusCode, request::Parts};
 use axum::response::{IntoResponse as _, Response};
+use procura_verifier::call::Arguments;
+use procura_verifier::claims::{DataClass, Name};
 use procura_verifier::decision::Cause;
 use tower::{Layer, Service};
 
@@ -98,6 +100,26 @@ impl ProcuraLayer {
         parts.extensions.insert(permit);
         parts.extensions.insert(action);
         Ok(Request::from_parts(parts, Body::from(body)))
+    }
+}
+
+/// The mapping of a tool whose routes are `POST /{tenant}/{action}/{resource…}`, with the arguments as a JSON object: what most tools
+/// need. The class of data is the highest, for nothing says less.
+pub fn by_path(tool: Name) -> impl Fn(&Parts, &[u8]) -> Result<Action, String> + Send + Sync + 'static {
+    move |parts, body| {
+        let path = parts.uri.path().strip_prefix('/').unwrap_or_default();
+        let mut words = path.splitn(3, '/');
+        let (Some(tenant), Some(action), Some(resource)) = (words.next(), words.next(), words.next()) else {
+            return Err("expected /tenant/action/resource".to_owned());
+        };
+        Ok(Action {
+            tenant: tenant.parse().map_err(|e| format!("tenant: {e}"))?,
+            tool: tool.clone(),
+            action: action.parse().map_err(|e| format!("action: {e}"))?,
+            resource: resource.parse().map_err(|e| format!("resource: {e}"))?,
+            args: Arguments::from_json(body).map_err(|e| e.to_string())?,
+            data_class: DataClass::Restricted,
+        })
     }
 }
 

@@ -28,3 +28,5 @@ pub mod layer;
 mod limiter;
 #[cfg(feature = "axum")]
 mod receipts;
+#[cfg(feature = "axum")]
+pub mod tool_file;

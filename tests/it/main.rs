@@ -7,4 +7,5 @@ mod differential;
 mod no_allocation;
 mod properties;
 mod python;
+mod readme;
 mod vectors;

@@ -19,4 +19,5 @@ mod sessions;
 mod support;
 mod tls;
 mod tool;
+mod tool_file;
 mod watch;

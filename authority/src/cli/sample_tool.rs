@@ -7,13 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::extract::State;
-use axum::http::request::Parts;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use procura_sdk::guard::{Action, Guard, GuardConfig};
-use procura_sdk::layer::ProcuraLayer;
-use procura_verifier::call::Arguments;
-use procura_verifier::claims::{Audience, DataClass};
+use procura_sdk::layer::{ProcuraLayer, by_path};
+use procura_verifier::claims::Audience;
 use procura_verifier::decision::ToolPolicy;
 use procura_verifier::ids::{SystemClock, VerifierId};
 use procura_verifier::trust::TrustFile;
@@ -56,7 +54,7 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
         redis: args.redis.config()?.map(|redis| redis.open()).transpose()?,
     };
     let guard = Guard::start(config, http, Arc::new(SystemClock))?;
-    let guarded = Router::new().route("/{tenant}/{action}/{*resource}", post(act)).layer(ProcuraLayer::new(guard.clone(), action_of));
+    let guarded = Router::new().route("/{tenant}/{action}/{*resource}", post(act)).layer(ProcuraLayer::new(guard.clone(), by_path("payments".parse()?)));
     let router = guarded.route("/denials", get(denials)).with_state(guard.clone());
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -67,21 +65,6 @@ pub async fn run(args: Args, http: reqwest::Client) -> anyhow::Result<()> {
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(end).await?;
     anyhow::ensure!(guard.close().await, "the authority did not acknowledge all receipts within ten seconds");
     Ok(())
-}
-
-/// `POST /{tenant}/{action}/{resource}` with the arguments as body. The tenant is where the resource lives: a path of ours, not a claim.
-fn action_of(parts: &Parts, body: &[u8]) -> Result<Action, String> {
-    let path = parts.uri.path().trim_start_matches('/');
-    let (tenant, rest) = path.split_once('/').ok_or("expected /tenant/action/resource")?;
-    let (action, resource) = rest.split_once('/').ok_or("expected /tenant/action/resource")?;
-    Ok(Action {
-        tenant: tenant.parse().map_err(|e| format!("tenant: {e}"))?,
-        tool: "payments".parse().map_err(|e| format!("tool: {e}"))?,
-        action: action.parse().map_err(|e| format!("action: {e}"))?,
-        resource: resource.parse().map_err(|e| format!("resource: {e}"))?,
-        args: Arguments::from_json(body).map_err(|e| e.to_string())?,
-        data_class: DataClass::Restricted,
-    })
 }
 
 /// The effect: here it is only said. What runs is what was hashed.

@@ -1,10 +1,11 @@
 //! `procura verifiers`: who is enrolled, who listens, how far each has applied the feed; enrol and retire.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use procura_verifier::claims::Audience;
 use procura_verifier::ids::{Key, VerifierId};
+use procura_verifier::trust::TrustFile;
 use serde_json::{Value, json};
 
 use super::door::{At, field};
@@ -23,7 +24,7 @@ pub struct Args {
 enum Command {
     /// Enrol the key of a tool's instance
     ///
-    /// Example: procura verifiers enroll --audience payments/1 --key payments-1.key
+    /// Example: procura verifiers enroll --audience payments/1 --key payments-1.key --trust trust.json --out payments-1.json
     Enroll {
         /// The service and instance that it judges for
         #[arg(long)]
@@ -34,6 +35,12 @@ enum Command {
         /// The public key, in hex
         #[arg(long)]
         public_key: Option<Key>,
+        /// The trust file of the instance, for the tool file
+        #[arg(long, requires = "out")]
+        trust: Option<PathBuf>,
+        /// Write the tool file here: all that the instance is started from. It names key and trust file by their paths from its folder
+        #[arg(long, requires_all = ["key", "trust"])]
+        out: Option<PathBuf>,
         #[command(flatten)]
         at: At,
     },
@@ -55,17 +62,25 @@ enum Command {
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
     match &args.command {
         None => list(&args.at, http).await,
-        Some(Command::Enroll { audience, key, public_key, at }) => {
-            let key = match (key, public_key) {
+        Some(Command::Enroll { audience, key: file, public_key, trust, out, at }) => {
+            let key = match (file, public_key) {
                 (Some(file), None) => Key::of(&crate::signer::file::read_key(file)?),
                 (None, Some(key)) => *key,
                 _ => bail!("expected --key FILE or --public-key HEX"),
             };
+            let out = match (file, trust, out) {
+                (Some(key), Some(trust), Some(out)) => Some(ToolFile::new(out, key, trust)?),
+                _ => None,
+            };
             let enrolled = at.open(http)?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
+            let out = out.map(|out| out.write(audience, field(&enrolled, "verifier")?)).transpose()?;
             if at.json {
                 println!("{enrolled}");
             } else {
                 println!("{audience} is {}, with key {key}.", field(&enrolled, "verifier")?);
+                if let Some(out) = out {
+                    println!("A tool starts from {}: Guard::open in the sdk.", out.display());
+                }
             }
             Ok(())
         }
@@ -78,6 +93,38 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+/// A tool file that is about to be written: what would stop it is found before the enrolment.
+struct ToolFile<'a> {
+    out: &'a Path,
+    key: PathBuf,
+    trust: PathBuf,
+}
+
+impl<'a> ToolFile<'a> {
+    fn new(out: &'a Path, key: &Path, trust: &Path) -> anyhow::Result<Self> {
+        TrustFile::from_json(&std::fs::read(trust).with_context(|| format!("cannot read {}", trust.display()))?)?;
+        anyhow::ensure!(!out.exists(), "{} is there already, expected a name that is free", out.display());
+        let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+        // From beside it by name, from elsewhere by the whole path: the folder may move with what lies in it.
+        let seen = |path: &Path| {
+            let whole = path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?;
+            anyhow::Ok(whole.strip_prefix(&folder).map_or_else(|_| whole.clone(), Path::to_owned))
+        };
+        Ok(Self { out, key: seen(key)?, trust: seen(trust)? })
+    }
+
+    fn write(self, audience: &Audience, verifier: &str) -> anyhow::Result<&'a Path> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let text = json!({ "version": 1, "audience": audience, "verifier": verifier, "trust": self.trust, "key": self.key });
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.out)?;
+        writeln!(file, "{text:#}")?;
+        file.sync_all()?;
+        Ok(self.out)
     }
 }
 

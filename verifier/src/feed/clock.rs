@@ -1,6 +1,6 @@
 //! What an authority's clock says, in this machine's boot time: never too fresh (`spec/feed.md`, clocks).
 
-use crate::ids::{BootTime, ClockId, UtcMillis};
+use crate::ids::{BootTime, Clock, ClockId, UtcMillis};
 
 /// Mappings of authority clocks to this machine's, made from answers to own nonces alone (F11).
 ///
@@ -106,6 +106,21 @@ impl PauseWatch {
     }
 }
 
+/// Both clocks at one moment, boot time last: a thread that was held up between two readings would see a pause where there was none.
+pub(crate) fn read_both(clock: &dyn Clock) -> (BootTime, UtcMillis) {
+    let mut tries = 0;
+    loop {
+        let (before, wall, now) = (clock.boot(), clock.wall(), clock.boot());
+        tries += 1;
+        if now.micros_since(before) <= AT_ONCE_US || tries == READ_TRIES {
+            return (now, wall);
+        }
+    }
+}
+
+/// Well below what counts as a pause.
+const AT_ONCE_US: u64 = 5_000;
+const READ_TRIES: u32 = 8;
 const KEPT_PAIRS: usize = 4;
 /// Replicas of one authority, with restarts.
 const KEPT_CLOCKS: usize = 32;
@@ -117,6 +132,7 @@ const PAUSE_MS: u64 = 50;
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const CLOCK: ClockId = ClockId::from_bytes([1; 16]);
 
@@ -146,6 +162,35 @@ mod tests {
         assert_eq!(map.fresh(CLOCK, 1_050_000, BootTime(50_060_000)), Some(BootTime(50_050_000 - 26)));
         assert_eq!(map.fresh(CLOCK, 9_000_000, BootTime(50_100_000)), None);
         assert_eq!(map.fresh(CLOCK, 1_050_000, BootTime(50_100_000)), None, "the mapping is gone");
+    }
+
+    /// Held up for so many microseconds between the first two readings of boot and wall clock.
+    struct HeldUp {
+        readings: AtomicU64,
+        by: u64,
+        always: bool,
+    }
+
+    impl Clock for HeldUp {
+        fn boot(&self) -> BootTime {
+            let n = self.readings.fetch_add(1, Ordering::Relaxed);
+            // Two readings of the boot clock to a try.
+            let stops = if self.always { n.div_ceil(2) } else { u64::from(n > 0) };
+            BootTime(1_000_000 + stops * self.by)
+        }
+        fn wall(&self) -> UtcMillis {
+            UtcMillis(1_700_000_000_000 + (self.boot().0 - 1_000_000) / 1000)
+        }
+    }
+
+    #[test]
+    fn both_clocks_are_read_at_one_moment() {
+        let clock = HeldUp { readings: AtomicU64::new(0), by: 80_000, always: false };
+        let (boot, wall) = read_both(&clock);
+        assert_eq!((boot.0, wall.0), (1_080_000, 1_700_000_000_080), "the first try is not what counts");
+        let clock = HeldUp { readings: AtomicU64::new(0), by: 80_000, always: true };
+        _ = read_both(&clock);
+        assert_eq!(clock.readings.load(Ordering::Relaxed), u64::from(READ_TRIES) * 3, "and it comes to an end");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ack::{Ack, SignIn, Signed};
+use super::clock::read_both;
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
 use crate::claims::Audience;
@@ -326,7 +327,7 @@ async fn keep_stream(shared: Arc<Shared>) {
             // Ends the old one: break after make.
             drop(current.take());
             let opened = shared.config.clock.boot();
-            if timeout(shared.config.reopen_every, &mut next.0).await.is_err() {
+            if timeout(shared.reopen_after(), &mut next.0).await.is_err() {
                 current = Some(next);
                 failures = 0;
                 continue;
@@ -349,10 +350,10 @@ async fn watch_over(shared: Arc<Shared>) {
     loop {
         sleep(TICK).await;
         shared.merge_soon();
-        let (now, wall) = (shared.config.clock.boot(), shared.config.clock.wall());
-        let (need, heard, alarms) = {
+        let (now, need, heard, alarms) = {
             let mut state = shared.state();
-            (state.tick(now, wall), state.last_heard(), state.take_alarms())
+            let (now, wall) = read_both(&*shared.config.clock);
+            (now, state.tick(now, wall), state.last_heard(), state.take_alarms())
         };
         shared.report(&alarms);
         if shared.view.is_stuck() {
@@ -676,9 +677,10 @@ impl Shared {
 
     /// Also whether anything moved: the watermark, or freshness.
     pub(super) fn receive_and_tell(self: &Arc<Self>, bytes: &[u8]) -> (Result<Need, FeedError>, bool) {
-        let (now, wall) = (self.config.clock.boot(), self.config.clock.wall());
         let (result, (forward, moved), announced, alarms, kept) = {
             let mut state = self.state();
+            // Read inside: who reads first and comes in second would bring a clock that went back, which is a pause (F13).
+            let (now, wall) = read_both(&*self.config.clock);
             let before = (state.watermark(), state.counters().published);
             let result = state.receive(bytes, now, wall);
             let forward = before.0 != state.watermark();
@@ -753,6 +755,14 @@ impl Shared {
             other => other.to_string(),
         };
         *lock(&self.last_error) = Some(sentence);
+    }
+
+    /// Between three quarters and all of the time: what was started together is not opened anew together, for the answers
+    /// to a crowd come late, and a mapping is as good as its answer was quick (F11).
+    fn reopen_after(&self) -> Duration {
+        let quarter = self.config.reopen_every / 4;
+        let share = f64::from(lock(&self.config.rng).next_u32()) / f64::from(u32::MAX);
+        self.config.reopen_every - quarter.mul_f64(share)
     }
 
     /// 50 ms doubling to 1 s, and of that between half and all.

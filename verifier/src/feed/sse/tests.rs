@@ -475,6 +475,19 @@ async fn a_pause_is_told_and_healed_by_a_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_paths_at_once_are_no_pause() {
+    // Nobody answers there: what comes in is what these threads bring.
+    let client = client("127.0.0.1:1");
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| (0..20_000).for_each(|_| assert!(client.shared.receive(b"nothing").is_err())));
+        }
+    });
+    let counters = client.status().counters;
+    assert_eq!((counters.pauses, counters.refused), (0, 160_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_that_answers_without_end_or_sense_costs_little_and_proves_nothing() {
     async fn endless() -> Response {
         let chunks = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 64 * 1024]));
