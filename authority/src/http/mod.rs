@@ -16,7 +16,7 @@ pub mod rates;
 mod revocations;
 mod snapshot;
 mod tokens;
-pub(crate) mod trail;
+mod trail;
 mod verifiers;
 
 use std::sync::Arc;

@@ -72,7 +72,7 @@ async fn site() -> Site {
             streams: Arc::new(Semaphore::new(1)),
             proxies: Proxies::default(),
             rates: Rates::none(Arc::clone(&ctx.metrics)),
-            body_time: trail::BODY_TIME,
+            body_time: REQUEST_TIMEOUT,
             traces: None,
             stopping: watch::channel(false).1,
             ctx: ctx.clone(),
