@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
-use opentelemetry::trace::{Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _};
+use opentelemetry::trace::{
+    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
@@ -54,11 +56,8 @@ impl Exporter {
             .with_timeout(EXPORT_TIME)
             .build()
             .context("traces.endpoint")?;
-        let bounds = BatchConfigBuilder::default()
-            .with_max_queue_size(MAX_QUEUED)
-            .with_max_export_batch_size(MAX_AT_ONCE)
-            .with_scheduled_delay(SEND_EVERY)
-            .build();
+        let bounds =
+            BatchConfigBuilder::default().with_max_queue_size(MAX_QUEUED).with_max_export_batch_size(MAX_AT_ONCE).with_scheduled_delay(SEND_EVERY).build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(bounds).build())
             // By the trace's id and nothing else: a stranger's flag does not make us send more.

@@ -65,7 +65,8 @@ async fn a_configuration_that_cannot_be_is_refused_by_name_with_code_2() {
         assert!(err.starts_with("procura: ") && err.trim_end().lines().count() == 1 && !err.contains("hunter2"), "{err}");
     }
     // The twin of all: valid, and what it comes to.
-    std::fs::write(&tried, format!("{with_https}\n[limits]\nbody_secs = 7\n[proxies]\ntrusted = [\"10.0.0.0/8\", \"fd00::1\"]\nheader = \"forwarded\"\n")).unwrap();
+    std::fs::write(&tried, format!("{with_https}\n[limits]\nbody_secs = 7\n[proxies]\ntrusted = [\"10.0.0.0/8\", \"fd00::1\"]\nheader = \"forwarded\"\n"))
+        .unwrap();
     let (code, out, err) = check(&tried, &[]).await;
     assert_eq!(code, Some(0), "{err}");
     let checked: Value = serde_json::from_str(&out).unwrap();
@@ -260,7 +261,10 @@ async fn no_header_of_a_stranger_becomes_one_of_ours() {
         assert!(answer.status == 401 || (name == "host" && answer.status == 400), "{name}: {value}: {said}");
         assert!(!said.contains("evil") && !said.contains("script") && !said.contains("set-cookie") && !said.contains("drop"), "{said}");
     }
-    for query in ["redirect_uri=http://127.0.0.1:1/%0d%0aset-cookie:x=y&code_challenge=a&state=s", "redirect_uri=http://127.0.0.1:1/cb&code_challenge=a&state=%0d%0ax-injected:1"] {
+    for query in [
+        "redirect_uri=http://127.0.0.1:1/%0d%0aset-cookie:x=y&code_challenge=a&state=s",
+        "redirect_uri=http://127.0.0.1:1/cb&code_challenge=a&state=%0d%0ax-injected:1",
+    ] {
         let answer = Request::new("GET", format!("/login/cli?{query}")).send(one.address()).await.unwrap();
         assert!(!answer.head.contains("x-injected") && !answer.head.contains("x=y"), "{}", answer.head);
     }

@@ -196,7 +196,10 @@ async fn who_is_slow_on_purpose_is_ended_and_nobody_else_notices() {
     }
     // Its twin comes in two parts and in time.
     let mut connection = TcpStream::connect(one.address()).await.unwrap();
-    connection.write_all(b"POST /v1/card HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{").await.unwrap();
+    connection
+        .write_all(b"POST /v1/card HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{")
+        .await
+        .unwrap();
     connection.write_all(b"}").await.unwrap();
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.unwrap();
@@ -227,7 +230,10 @@ async fn a_client_has_so_many_connections_and_no_more() {
 /// A request whose body is not all there yet.
 async fn half_asked(one: &Replica) -> TcpStream {
     let mut connection = TcpStream::connect(one.address()).await.unwrap();
-    connection.write_all(b"POST /v1/card HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+    connection
+        .write_all(b"POST /v1/card HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n")
+        .await
+        .unwrap();
     // The handler reads: the request is under way.
     let mut told = [0; 25];
     connection.read_exact(&mut told).await.unwrap();

@@ -218,7 +218,9 @@ impl Config {
         // A network this wide holds clients as well as proxies.
         let wide = |net: &IpNet| net.prefix_len() < if net.addr().is_ipv4() { 8 } else { 16 };
         for Network(net) in proxies.iter().flat_map(|p| &p.trusted).filter(|n| wide(&n.0)) {
-            said.push(format!("proxies.trusted: {net} is most of the internet: whoever is in it names itself anew at each request, and no limit per client holds (P4)"));
+            said.push(format!(
+                "proxies.trusted: {net} is most of the internet: whoever is in it names itself anew at each request, and no limit per client holds (P4)"
+            ));
         }
         if traces.as_ref().is_some_and(|t| Url::parse(&t.endpoint).is_ok_and(|u| u.scheme() == "http" && !is_loopback(&u))) {
             said.push("traces.endpoint: in the clear: whoever is on the way reads which routes are asked when".to_owned());
