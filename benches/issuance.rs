@@ -38,8 +38,6 @@ fn main() {
             let folder = tempfile::tempdir().unwrap();
             let postgres = if name == "PostgreSQL" { Some(Postgres::start().await) } else { None };
             let site = Site::new(folder.path(), &postgres.as_ref().map_or("sqlite:".to_owned(), Postgres::url)).await;
-            // One agent at one address asks for all of it.
-            site.add("[limits]\nmint_per_second = 1000000\nmint_per_agent_per_second = 1000000\n");
             let replica = site.replica("one", &["--init-single-anchor"]).await;
             let alice = replica.person("alice").await;
             let (agent, delegation) = support::delegated(&alice, "minter", &support::key(&mut support::rng())).await;

@@ -131,8 +131,10 @@ async fn clients_behind_a_trusted_proxy_are_limited_each_for_itself_and_others_n
 async fn an_agent_and_a_person_are_limited_from_however_many_addresses() {
     let _machine = beside_others().await;
     let scratch = tempfile::tempdir().unwrap();
-    let site = Site::new(scratch.path(), "sqlite:").await;
-    site.add("[limits]\nmint_per_agent_per_second = 1\nperson_per_second = 10\n[proxies]\ntrusted = [\"127.0.0.1\"]\n");
+    let mut site = Site::new(scratch.path(), "sqlite:").await;
+    site.set("PROCURA_LIMITS__MINT_PER_AGENT_PER_SECOND", "1");
+    site.set("PROCURA_LIMITS__PERSON_PER_SECOND", "10");
+    site.add("[proxies]\ntrusted = [\"127.0.0.1\"]\n");
     let one = site.replica("one", INIT).await;
     let (alice, sam) = (one.person("alice").await, one.person("sam").await);
     let (bot, delegation) = delegated(&alice, "bot", &key(&mut rng())).await;

@@ -114,6 +114,10 @@ impl Site {
         if name != "one" {
             serve.env("PROCURA_SERVER__LISTEN", "127.0.0.1:0");
         }
+        // One agent, one person and one address ask here for all there are. Tests of the limits set their own.
+        for rate in ["MINT", "MINT_PER_AGENT", "PERSON", "HEAD", "STREAM"] {
+            serve.env(format!("PROCURA_LIMITS__{rate}_PER_SECOND"), "1000000");
+        }
         serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve
     }
