@@ -21,17 +21,19 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use self::serve::{FirstStart, recover_served, serve};
+pub use self::serve::{FirstStart, export_served, recover_served, serve};
 use crate::config::{self, Limits};
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
+use crate::feed::turns::Turns;
 use crate::http::rates::Rates;
-use crate::http::{AppState, MAX_STREAMS, OverSocket, Shared, router};
+use crate::http::{AppState, LOST, MAX_STREAMS, OverSocket, Shared, router};
 use crate::listen::Door;
 use crate::listen::proxy::Proxies;
 use crate::listen::tls::Certificates;
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
+use crate::oidc::provider::Provider;
 use crate::oidc::relying_party::{Algorithm, IssuerConfig, RelyingParty, Retry};
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::seal::SessionSecret;
@@ -153,7 +155,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
         redirect_url,
         algorithms: vec![Algorithm::EdDSA],
     };
-    let relying_party = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?;
+    let provider_found = RelyingParty::discover(issuer, clock.wall(), Retry::default()).await?.into();
 
     let opened = open(lock, folder, &url, &provider).await?;
     if let Some(redis) = redis {
@@ -163,7 +165,7 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     // Nobody but this machine comes in: how often it comes is its own affair.
     let rates = Rates::none(Arc::clone(&context.metrics));
     let operation = Operation { proxies: Proxies::default(), rates, limits: Limits { stop_secs: 2, ..Limits::default() }, certificates: None, traces: None };
-    let assembly = Assembly { folder, url: &url, listener, relying_party, operation, stopping };
+    let assembly = Assembly { folder, url: &url, listener, provider: provider_found, operation, stopping };
     let mut servers = assembly.serve(opened)?;
     servers.push(idp);
     Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, context, last: LAST_REQUESTS, certificates: None, traces: None, _lock: None })
@@ -174,7 +176,7 @@ struct Assembly<'a> {
     folder: &'a Path,
     url: &'a str,
     listener: TcpListener,
-    relying_party: RelyingParty,
+    provider: Provider,
     operation: Operation,
     stopping: watch::Receiver<bool>,
 }
@@ -191,11 +193,11 @@ struct Operation {
 impl Assembly<'_> {
     /// Answers on the listener and on the folder's socket.
     fn serve(self, opened: Started) -> anyhow::Result<Vec<JoinHandle<()>>> {
-        let Self { folder, url, listener, relying_party, operation, stopping } = self;
+        let Self { folder, url, listener, provider, operation, stopping } = self;
         let Operation { proxies, rates, limits, certificates, traces } = operation;
         let metrics = Arc::clone(&opened.context.metrics);
         let ctx = opened.context;
-        let oidc = OidcState::new(url, relying_party, ctx.clone())?;
+        let oidc = OidcState::new(url, provider, ctx.clone())?;
         let app = AppState::new(Shared {
             origin: opened.origin,
             authority: url.to_owned(),
@@ -207,6 +209,7 @@ impl Assembly<'_> {
             body_time: Duration::from_secs(limits.body_secs.into()),
             traces,
             stopping: stopping.clone(),
+            lost: Turns::new(LOST),
             ctx,
         });
 
@@ -339,7 +342,7 @@ fn place(message: &procura_verifier::feed::SignedMessage) -> Option<(u64, u64)> 
 /// [`export`] from a folder in which nobody runs.
 pub async fn export_at_rest(folder: &Path) -> anyhow::Result<Vec<u8>> {
     if !folder.join(PROVIDER_ADDRESS).exists() {
-        bail!("{} is not of `procura dev`, and nobody answers at its socket: start `procura serve` and ask again", folder.display());
+        bail!("{} is not of `procura dev`, and nobody answers at its socket: name the file of `procura serve` with --config", folder.display());
     }
     let ctx = at_rest(folder).await?;
     export(&ctx, &ctx.writer.checkpoint()).await

@@ -15,6 +15,7 @@ use crate::log::leaf::UnverifiedLeaf;
 use crate::log::tree::Tree;
 use crate::signer::Signer;
 use crate::signer::released::{ReleaseError, Released, TreeHead};
+use crate::store::shared::settled;
 use crate::store::{Head, Store, StoreError, partial_tiles};
 
 /// A signed checkpoint that may be shown to anyone.
@@ -60,6 +61,7 @@ impl Checkpoints {
         mut released: Released,
     ) -> Result<Self, crate::writer::StartError> {
         let tree = store.head().await?.tree;
+        settled(store).await?;
         if let Some(last) = released.last() {
             last.may_precede(tree, true)?;
             if !continues(store, last).await? {
@@ -121,6 +123,8 @@ impl Checkpoints {
         if tree == known {
             return Ok(());
         }
+        // What can be read may be lost yet; a checkpoint cannot be taken back.
+        settled(store).await?;
         // A list that another replica published must be here before anything is signed for a head that holds it.
         if let Err(e) = self.keys.refresh(store, self.pulse.utc()).await {
             return Err(StoreError::Unavailable(format!("key list: {e}")).into());

@@ -1,9 +1,11 @@
-//! Places where a test ends the process, and a wall clock that a test steps. Only with the feature `failpoints`, which no shipped
-//! binary has, and in a folder that `PROCURA_FAILPOINTS` names; otherwise nothing of it is there.
+//! Places where a test ends the process, a wall clock that a test steps, and snapshots sooner than usual. Only with the feature
+//! `failpoints`, which no shipped binary has, and in a folder that `PROCURA_FAILPOINTS` names; otherwise nothing of it is there.
 
 use std::sync::Arc;
 
 use procura_verifier::ids::{Clock, SystemClock};
+
+use crate::feed::snapshot::Policy;
 
 /// Ends the process without a word, as SIGKILL would, if the folder holds a file of this name. When is left in `NAME.at`, in
 /// microseconds of the boot clock.
@@ -50,6 +52,21 @@ pub(crate) fn clock() -> Arc<dyn Clock> {
         Some(folder) => Arc::new(Stepped(std::path::Path::new(&folder).join("wall-ms"))),
         None => Arc::new(SystemClock),
     }
+}
+
+/// When snapshots of the feed are cut: as always.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn snapshots() -> Policy {
+    Policy::default()
+}
+
+/// When snapshots of the feed are cut: as always, or after as few messages as the file `snapshot-messages` says, looked at five times a second.
+#[cfg(feature = "failpoints")]
+pub(crate) fn snapshots() -> Policy {
+    let file = std::env::var_os(FOLDER).map(|folder| std::path::Path::new(&folder).join("snapshot-messages"));
+    let messages = file.and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+    let few = |messages| Policy { messages, look_every: std::time::Duration::from_millis(200), ..Policy::default() };
+    messages.map_or_else(Policy::default, few)
 }
 
 #[cfg(feature = "failpoints")]

@@ -39,6 +39,8 @@ label!(Outcome, result);
 label!(State, state);
 label!(ModeLabel, mode);
 label!(Kind, kind);
+label!(PartLabel, part);
+label!(UseLabel, usage);
 
 /// Everything measured by one process. Cheap to share behind an `Arc`.
 pub struct Metrics {
@@ -59,6 +61,10 @@ pub struct Metrics {
     modes: Family<ModeLabel, Gauge>,
     /// At the doors.
     pub http: HttpMetrics,
+    parts: Family<PartLabel, Gauge>,
+    keys_left: Family<UseLabel, Gauge>,
+    beat_age: Float,
+    redis: Family<Outcome, Gauge>,
     /// What was looked up last, and when: whoever looks holds it, and the others wait for what comes of it.
     pub looked_up: tokio::sync::Mutex<Option<(procura_verifier::ids::BootTime, Gauges)>>,
 }
@@ -78,6 +84,14 @@ pub struct Gauges {
     pub verifiers: Vec<(&'static str, usize)>,
     /// Runs of verifiers by mode.
     pub modes: Vec<(&'static str, usize)>,
+    /// Parts with 0 for ok, 1 for degraded, 2 for failed.
+    pub parts: Vec<(&'static str, u8)>,
+    /// Seconds until the last key of each use ends; 0 if there is none.
+    pub keys_left_secs: Vec<(&'static str, u64)>,
+    /// Seconds since the newest heartbeat that this process signed; none if it has signed none.
+    pub beat_age_secs: Option<f64>,
+    /// Messages given to Redis, by what became of them; none where there is no Redis.
+    pub redis: Option<[(&'static str, u64); 2]>,
 }
 
 impl Metrics {
@@ -102,6 +116,10 @@ impl Metrics {
             verifiers: Family::default(),
             modes: Family::default(),
             http: HttpMetrics::default(),
+            parts: Family::default(),
+            keys_left: Family::default(),
+            beat_age: Float::default(),
+            redis: Family::default(),
             registry: Registry::default(),
             looked_up: tokio::sync::Mutex::default(),
         };
@@ -120,6 +138,10 @@ impl Metrics {
         registry.register("verifiers", "Enrolled verifiers by state", m.verifiers.clone());
         registry.register("verifier_modes", "Runs of verifiers by the mode they last gave", m.modes.clone());
         m.http.register(&mut registry);
+        registry.register("part", "Parts as /readyz names them: 0 ok, 1 degraded, 2 failed", m.parts.clone());
+        registry.register("key_left_seconds", "Until the last key at hand of that use ends, without a gap from now on", m.keys_left.clone());
+        registry.register("beat_age_seconds", "Since the newest heartbeat that this process signed; it signs none while nobody listens", m.beat_age.clone());
+        registry.register("redis_messages", "Messages given to Redis by what became of them", m.redis.clone());
         // From the start: a series that appears with its first event cannot be compared with before.
         for result in ["accepted", "old", "refused", "above_head"] {
             _ = m.acks.get_or_create(&Outcome { result: Word(result) });
@@ -181,6 +203,16 @@ impl Metrics {
         }
         for (mode, n) in &now.modes {
             self.modes.get_or_create(&ModeLabel { mode: Word(mode) }).set(count(*n));
+        }
+        for (part, condition) in &now.parts {
+            self.parts.get_or_create(&PartLabel { part: Word(part) }).set(i64::from(*condition));
+        }
+        for (usage, secs) in &now.keys_left_secs {
+            self.keys_left.get_or_create(&UseLabel { usage: Word(usage) }).set(number(*secs));
+        }
+        self.beat_age.set(now.beat_age_secs.unwrap_or(f64::INFINITY));
+        for (result, n) in now.redis.iter().flatten() {
+            self.redis.get_or_create(&Outcome { result: Word(result) }).set(number(*n));
         }
         let mut page = String::new();
         encode(&mut page, &self.registry)?;

@@ -362,7 +362,7 @@ async fn find_out(store: &dyn Store, id: [u8; 16], would_be: Committed, why: Str
             Err(e) => tracing::error!(error = %e, "outcome of a commit still unknown"),
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        pause = (pause * 2).min(FIND_OUT_EVERY);
     }
 }
 
@@ -390,6 +390,8 @@ fn stopped() -> WriteError {
     WriteError::Unavailable("the writer has stopped".to_owned())
 }
 
+/// While it is asked nothing else is written here, so it is asked soon.
+const FIND_OUT_EVERY: Duration = Duration::from_millis(200);
 /// Stands in the row of a message that no key at hand could sign when it was committed. A later list's key may (F3).
 const NO_KEY: Key = Key::from_bytes([0; 32]);
 

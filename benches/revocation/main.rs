@@ -1,7 +1,7 @@
 //! How long after COMMIT the last verifier denies, beside what no feed can avoid (a commit to disk, a round trip).
 //!
-//! `cargo build --release --bin procura && cargo bench -p procura-benches --bench revocation [-- --quick | --headline | CELL…]` prints a markdown
-//! table. Real processes on one machine: `procura serve`, PostgreSQL, redis-server; the verifiers are feed clients in this process, each with
+//! `cargo build --release --bin procura && cargo bench -p procura-benches --bench revocation [-- --quick | --headline | --saturated | CELL…]` prints a
+//! markdown table; `--saturated` that of revocations beside agents that mint without pause, which the whole run ends with. Real processes on one machine: `procura serve`, PostgreSQL, redis-server; the verifiers are feed clients in this process, each with
 //! streams, subscription and view of its own. Revocations come at the moments of a Poisson process, whether earlier ones have been
 //! answered or not. One thread decides on every canary at every verifier, again and again; how long one round of that takes is the measuring
 //! error, and is printed. *Fenced* counts pairs of revocation and verifier where the verifier was stale all along: there is nothing to time. Both ends of every figure are readings of the one boot-time clock of the machine.
@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a bench: a failure here is a failed run")]
 
 mod measure;
+mod saturated;
 mod site;
 mod spinner;
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
@@ -63,6 +64,7 @@ fn main() {
     let has = |flag: &str| args.iter().any(|a| a == flag);
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     let chosen = |cell: &Cell| match (has("--headline"), wanted.is_empty()) {
+        _ if has("--saturated") => false,
         (true, _) => cell.is_headline(),
         (false, true) => true,
         (false, false) => wanted.iter().all(|w| cell.name().contains(w.as_str())),
@@ -88,6 +90,17 @@ fn main() {
             }
             if wanted.is_empty() && !has("--headline") {
                 late += site::kills(&running, if has("--quick") { 10_000 } else { 1_000_000 }).await;
+            }
+        }
+        if wanted.is_empty() && !has("--headline") {
+            println!("\n{}", saturated::HEAD);
+            for store in [Store::Postgres, Store::Sqlite] {
+                let running = Running::start(store).await;
+                for minters in [0, 64, 256] {
+                    let mut rng = StdRng::seed_from_u64(11);
+                    let many = if has("--quick") { 50 } else { 1_000 };
+                    saturated::run(&running, store.name(), many, minters, &mut rng).await.unwrap_or_else(|e| panic!("{}: {e:#}", store.name()));
+                }
             }
         }
         println!("\nlate allows, all cells: {late}");

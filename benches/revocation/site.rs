@@ -121,6 +121,11 @@ impl Running {
         clients
     }
 
+    /// An agent of its own, with what it was granted.
+    pub fn minter(&self) -> (procura_sdk::client::AgentClient<SystemClock>, procura_verifier::ids::DelegationId) {
+        (self.agent.at(&self.replica.http, &self.replica.public_url), self.delegation)
+    }
+
     /// Tokens that were minted over HTTP, each with the proof of one call.
     pub async fn canaries(&self, many: usize) -> Vec<Arc<Canary>> {
         self.minted(&self.agent, self.delegation, many).await

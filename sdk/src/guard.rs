@@ -328,14 +328,18 @@ impl Guard {
             Freshness::BestEffort => None,
         });
         feed.enrolment = Some(Enrolment { verifier: config.verifier, audience: config.audience.clone(), run, key: config.key.clone(), mode });
-        let paused = replay.clone();
-        feed.on_alarm = Box::new(move |alarm| {
+        let receipts = Receipts::new(config.verifier, run, config.key);
+        let (paused, doubted) = (replay.clone(), receipts.clone());
+        feed.on_alarm = Box::new(move |alarm| match alarm {
             // L7: after a pause nobody knows what was forgotten; older proofs are refused.
-            if matches!(alarm, Alarm::Paused)
-                && let Ok(challenge) = random()
-            {
-                paused.renew(challenge);
+            Alarm::Paused => {
+                if let Ok(challenge) = random() {
+                    paused.renew(challenge);
+                }
             }
+            // Who has lost revocations has lost receipts.
+            Alarm::Fork { .. } | Alarm::Loss { .. } => doubted.deliver_again(),
+            _ => {}
         });
         match config.policy.freshness {
             Freshness::Strict => {}
@@ -345,7 +349,6 @@ impl Guard {
                 tracing::warn!(audience = %config.audience, "freshness mode best_effort: tokens that name it are taken without knowing what was revoked");
             }
         }
-        let receipts = Receipts::new(config.verifier, run, config.key);
         let (at, time) = (view.clone(), clock.clone());
         let deliverer = tokio::spawn(receipts.clone().deliver(http, config.authority, move || at.utc(time.boot())));
         let feed = FeedClient::start(feed, view.clone());

@@ -1,10 +1,12 @@
 //! Receipts on their way to the authority: one for each decision on a verified token and proof, counts for the rest.
 //!
 //! Kept in memory, at most [`MAX_WAITING`] and [`MAX_WAITING_BYTES`], until the authority has acknowledged them; full means
-//! deny `unavailable`. Denials take half of that room and few a second for each holder, the rest of them is counted: a
+//! deny `unavailable`. An authority that lost what it had acknowledged gets it again (`outbox`). Denials take half of that room and few a second for each holder, the rest of them is counted: a
 //! recorded call shown again and again must neither fill the log nor keep others out. (The durable spool of `receipt_first` takes this module's place in front of the effect.)
 
-use std::collections::{BTreeMap, VecDeque};
+mod outbox;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +15,6 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::SigningKey;
 use procura_verifier::call::Call;
 use procura_verifier::decision::Cause;
-use procura_verifier::denials::Denials;
 use procura_verifier::ids::{UtcMillis, VerifierId};
 use procura_verifier::proof::{Challenge, VerifiedProof};
 use procura_verifier::receipt::{Evidence, Receipt, Relied};
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 
 use crate::guard::Guard;
 use crate::limiter::Limiter;
+use outbox::{Queue, Signer};
 
 /// Most receipts waiting for acknowledgement.
 pub const MAX_WAITING: usize = 16_384;
@@ -36,39 +38,19 @@ pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) struct Receipts(Arc<Shared>);
 
 struct Shared {
-    verifier: VerifierId,
-    run: [u8; 16],
-    key: SigningKey,
+    signer: Signer,
     denials: Limiter,
     queue: Mutex<Queue>,
     more: Notify,
     acknowledged: Notify,
 }
 
-#[derive(Default)]
-struct Queue {
-    receipts: u64,
-    records: u64,
-    waiting: VecDeque<String>,
-    bytes: usize,
-    /// Counts not yet made into a record.
-    counts: BTreeMap<&'static str, u64>,
-    /// Since the start.
-    all_counts: BTreeMap<&'static str, u64>,
-    /// A record on its way.
-    sending: bool,
-    /// Places promised to allows.
-    reserved: usize,
-}
-
 impl Receipts {
     pub(crate) fn new(verifier: VerifierId, run: [u8; 16], key: SigningKey) -> Self {
         Self(Arc::new(Shared {
-            verifier,
-            run,
-            key,
+            signer: Signer { verifier, key },
             denials: Limiter::new(DENIALS_PER_SECOND),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue::of_run(run)),
             more: Notify::new(),
             acknowledged: Notify::new(),
         }))
@@ -86,7 +68,7 @@ impl Receipts {
         if !queue.has_room(1) {
             return Err(Cause::Unavailable);
         }
-        queue.reserved += 1;
+        queue.reserve();
         Ok(Place(self.0.clone()))
     }
 
@@ -107,9 +89,9 @@ impl Receipts {
             return self.leave_out(queue, verdict);
         }
         // Number, signature and place in the queue are one step: numbers have no gaps.
-        let number = queue.receipts + 1;
+        let (run, number) = queue.next_receipt();
         let evidence = Evidence {
-            from: (self.0.verifier, self.0.run, number),
+            from: (self.0.signer.verifier, run, number),
             challenge,
             token: (bytes, token),
             proof,
@@ -118,15 +100,12 @@ impl Receipts {
             relied,
             key_list_version,
         };
-        let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.key);
+        let receipt = Receipt::record(call, &evidence, verdict).sign(&self.0.signer.key);
         // One that the authority cannot read would be delivered for ever, and all behind it never.
         if receipt.claimed().is_err() {
             return self.leave_out(queue, verdict);
         }
-        let text = BASE64.encode(receipt.to_bytes());
-        queue.receipts = number;
-        queue.bytes += text.len();
-        queue.waiting.push_back(text);
+        queue.push(BASE64.encode(receipt.to_bytes()));
         drop(queue);
         self.0.more.notify_one();
         Ok(())
@@ -140,53 +119,58 @@ impl Receipts {
         if verdict.is_err() { Ok(()) } else { Err(Cause::Unavailable) }
     }
 
+    /// The authority may have lost what it acknowledged: what is still here is delivered again.
+    pub(crate) fn deliver_again(&self) {
+        self.0.lock().deliver_again();
+        self.0.more.notify_one();
+    }
+
     /// Delivers until the task is aborted: at most 64 at a time, again and again until acknowledged.
     pub(crate) async fn deliver(self, http: reqwest::Client, authority: String, now: impl Fn() -> Option<UtcMillis> + Send + 'static) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut refused) = (FIRST_PAUSE, None);
         loop {
             self.0.more.notified().await;
             // Whatever comes in the meantime goes along.
             tokio::time::sleep(GATHER).await;
             loop {
-                let (receipts, denials) = self.batch(now().unwrap_or_default());
-                if receipts.is_empty() && denials.is_none() {
-                    break;
+                let parcel = self.0.lock().parcel(&self.0.signer, now().unwrap_or_default());
+                let Some(parcel) = parcel else { break };
+                // An authority that takes the connection and never answers must not hold the queue for ever.
+                let answer = http.post(format!("{authority}/v1/receipts")).timeout(ANSWER_WAIT).json(&parcel).send().await;
+                let status = answer.ok().map(|a| a.status().as_u16());
+                if matches!(status, Some(200..300)) {
+                    (pause, refused) = (FIRST_PAUSE, None);
+                    self.0.lock().taken(parcel);
+                    self.0.acknowledged.notify_waiters();
+                    continue;
                 }
-                let body = serde_json::json!({ "receipts": receipts, "denials": denials.iter().collect::<Vec<_>>() });
-                loop {
-                    // An authority that takes the connection and never answers must not hold the queue for ever.
-                    let answer = http.post(format!("{authority}/v1/receipts")).timeout(ANSWER_WAIT).json(&body).send().await;
-                    if answer.is_ok_and(|a| a.status().is_success()) {
-                        pause = FIRST_PAUSE;
-                        break;
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
+                if status == Some(GAP) {
+                    self.0.lock().broken(&parcel);
+                } else if status.is_some_and(|s| (400..500).contains(&s)) && refused != status {
+                    // Retired, or the enrolment was lost: until an operator mends that, nothing is delivered.
+                    tracing::error!(status, "receipts.refused");
+                    refused = status;
                 }
-                let mut queue = self.0.lock();
-                queue.waiting.drain(..receipts.len());
-                queue.bytes -= receipts.iter().map(String::len).sum::<usize>();
-                queue.sending = false;
-                drop(queue);
-                self.0.acknowledged.notify_waiters();
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
             }
         }
     }
 
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.0.lock().waiting.len()
+        self.0.lock().waiting()
     }
 
     #[cfg(test)]
     pub(crate) fn last(&self) -> Receipt {
-        let text = self.0.lock().waiting.back().cloned().unwrap();
+        let text = self.0.lock().last();
         procura_verifier::receipt::SignedReceipt::from_bytes(&BASE64.decode(text).unwrap()).unwrap().claimed().unwrap()
     }
 
     /// Denials counted since the start.
     pub(crate) fn denials(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().all_counts.clone()
+        self.0.lock().all_counts().clone()
     }
 
     /// Ends once everything was acknowledged.
@@ -198,35 +182,6 @@ impl Receipts {
             }
             acknowledged.await;
         }
-    }
-
-    fn batch(&self, now: UtcMillis) -> (Vec<String>, Option<String>) {
-        let mut queue = self.0.lock();
-        let receipts = queue.waiting.iter().take(64).cloned().collect();
-        let counts: Vec<_> = std::mem::take(&mut queue.counts).into_iter().map(|(word, n)| (word.to_owned(), n)).collect();
-        if counts.is_empty() {
-            return (receipts, None);
-        }
-        queue.records += 1;
-        queue.sending = true;
-        let denials = Denials { verifier: self.0.verifier, run: self.0.run, number: queue.records, minute: now.0 / 60_000, counts };
-        (receipts, Some(BASE64.encode(denials.sign(&self.0.key).to_bytes())))
-    }
-}
-
-impl Queue {
-    /// Room for one more in the first `1 / part` of the queue. A record is at most some 40 KiB of text.
-    fn has_room(&self, part: usize) -> bool {
-        self.waiting.len() + self.reserved < MAX_WAITING / part && self.bytes < MAX_WAITING_BYTES / part
-    }
-
-    fn count(&mut self, cause: Cause) {
-        *self.counts.entry(cause.word()).or_default() += 1;
-        *self.all_counts.entry(cause.word()).or_default() += 1;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.counts.is_empty() && !self.sending
     }
 }
 
@@ -242,7 +197,7 @@ pub(crate) struct Place(Arc<Shared>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.lock().reserved -= 1;
+        self.0.lock().free();
     }
 }
 
@@ -254,6 +209,8 @@ impl Shared {
 
 /// Denials with a receipt, for each holder.
 const DENIALS_PER_SECOND: u32 = 10;
+/// 409: the record before it is not there, or another of its number.
+const GAP: u16 = 409;
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -1,8 +1,10 @@
-//! A relay of the feed that reads it and does not mean well: repeats, reorders, truncates, flips bits, adds junk, replays.
+//! A relay of the stream and the head that reads them and does not mean well.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -11,41 +13,30 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use futures_util::stream;
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom as _;
-use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use rand::seq::IndexedRandom as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mangling {
-    None,
-    /// Each message three times.
-    Repeat,
-    /// Three at a time, in any order.
-    Shuffle,
-    /// Each message is cut short.
-    Truncate,
-    /// One bit of each message.
-    Flip,
-    /// Fifty messages of nobody's before each.
-    Junk,
-    /// What was said since the relay started, from the beginning, instead of what is said now; answers of then as well.
-    Replay,
-}
+use crate::twist::{Mangling, Recording, Twist, flipped, junk, truncated};
 
 /// The relay.
 pub struct Mangler {
     pub url: String,
     how: watch::Sender<Mangling>,
+    relay: Arc<Relay>,
 }
 
 struct Relay {
     target: String,
     http: reqwest::Client,
     how: watch::Receiver<Mangling>,
-    /// Messages in base64url: of streams, and of answers for the head.
-    recorded: Mutex<(Vec<String>, Option<String>)>,
+    /// Messages of streams, and the first answer for the head.
+    stream: Recording,
+    head: Mutex<Option<Vec<u8>>>,
+    flooded: AtomicU64,
 }
 
 impl Mangler {
@@ -54,14 +45,26 @@ impl Mangler {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (how, is) = watch::channel(Mangling::None);
         let http = reqwest::Client::builder().tcp_nodelay(true).build().unwrap();
-        let relay = Arc::new(Relay { target: format!("http://{target}"), http, how: is, recorded: Mutex::default() });
-        let app = axum::Router::new().fallback(pass).with_state(relay);
+        let target = format!("http://{target}");
+        let relay = Arc::new(Relay { target, http, how: is, stream: Mutex::default(), head: Mutex::default(), flooded: AtomicU64::new(0) });
+        let app = axum::Router::new().fallback(pass).with_state(Arc::clone(&relay));
         tokio::spawn(async move { axum::serve(axum::serve::ListenerExt::tap_io(listener, |s| _ = s.set_nodelay(true)), app).await });
-        Self { url, how }
+        Self { url, how, relay }
     }
 
     pub fn set(&self, how: Mangling) {
         self.how.send_replace(how);
+    }
+
+    /// From now on this is what was recorded: messages of a stream, and an answer for the head.
+    pub fn recorded(&self, stream: &[Vec<u8>], head: Vec<u8>) {
+        *self.relay.stream.lock().unwrap() = stream.to_vec();
+        *self.relay.head.lock().unwrap() = Some(head);
+    }
+
+    /// Messages that a flood has sent.
+    pub fn flooded(&self) -> u64 {
+        self.relay.flooded.load(Ordering::Relaxed)
     }
 }
 
@@ -91,16 +94,23 @@ impl Relay {
         *self.how.borrow()
     }
 
+    /// Of what was said, anything.
+    fn echo(&self, count: usize) -> Vec<Vec<u8>> {
+        let said = self.stream.lock().unwrap();
+        std::iter::repeat_with(|| said.choose(&mut StdRng::from_os_rng()).cloned()).take(count).flatten().collect()
+    }
+
     fn head(&self, answer: String) -> String {
         let Ok(mut json) = serde_json::from_str::<serde_json::Value>(&answer) else { return answer };
-        let Some(message) = json["message"].as_str().map(str::to_owned) else { return answer };
-        let kept = self.recorded.lock().unwrap().1.get_or_insert_with(|| message.clone()).clone();
-        json["message"] = match self.how() {
-            Mangling::Truncate => truncated(&message).into(),
-            Mangling::Flip => flipped(&message).into(),
-            Mangling::Replay => kept.into(),
-            _ => message.into(),
+        let Some(message) = json["message"].as_str().and_then(|m| BASE64.decode(m).ok()) else { return answer };
+        let kept = self.head.lock().unwrap().get_or_insert_with(|| message.clone()).clone();
+        let said = match self.how() {
+            Mangling::Truncate => truncated(&message),
+            Mangling::Flip => flipped(message),
+            Mangling::Replay => kept,
+            _ => message,
         };
+        json["message"] = BASE64.encode(said).into();
         json.to_string()
     }
 }
@@ -109,14 +119,13 @@ struct Streaming {
     relay: Arc<Relay>,
     answer: reqwest::Response,
     read: Vec<u8>,
-    held: Vec<String>,
+    twist: Twist,
     out: VecDeque<String>,
-    replayed: usize,
 }
 
 impl Streaming {
     fn new(relay: Arc<Relay>, answer: reqwest::Response) -> Self {
-        Self { relay, answer, read: Vec::new(), held: Vec::new(), out: VecDeque::new(), replayed: 0 }
+        Self { relay, answer, read: Vec::new(), twist: Twist::default(), out: VecDeque::new() }
     }
 
     async fn next(mut self) -> Option<(Result<String, std::io::Error>, Self)> {
@@ -124,70 +133,45 @@ impl Streaming {
             if let Some(event) = self.out.pop_front() {
                 return Some((Ok(event), self));
             }
-            let chunk = self.answer.chunk().await.ok()??;
+            let mut how = self.relay.how.clone();
+            let flood = async {
+                let is_flood = how.wait_for(|h| matches!(h, Mangling::Flood | Mangling::Echo)).await.map(|how| *how);
+                sleep(FLOOD_EVERY).await;
+                is_flood
+            };
+            let chunk = tokio::select! {
+                chunk = self.answer.chunk() => chunk.ok()??,
+                // Without the mangler nobody listens either.
+                flood = flood => {
+                    let messages = match flood.ok()? {
+                        Mangling::Echo => self.relay.echo(FLOOD_AT_ONCE),
+                        _ => junk(FLOOD_AT_ONCE).collect(),
+                    };
+                    self.relay.flooded.fetch_add(messages.len() as u64, Ordering::Relaxed);
+                    messages.iter().for_each(|m| self.say(m));
+                    continue;
+                }
+            };
             self.read.extend_from_slice(&chunk);
             while let Some(end) = self.read.windows(2).position(|w| w == b"\n\n") {
                 let event: Vec<u8> = self.read.drain(..end + 2).collect();
                 let event = String::from_utf8(event).ok()?;
-                match event.strip_prefix("data: ").map(|d| d.trim_end().to_owned()) {
-                    Some(message) => self.mangle(message),
+                match event.strip_prefix("data: ").and_then(|d| BASE64.decode(d.trim_end()).ok()) {
+                    Some(message) => {
+                        let said = self.twist.of(self.relay.how(), message, &self.relay.stream);
+                        said.iter().for_each(|m| self.say(m));
+                    }
                     None => self.out.push_back(event),
                 }
             }
         }
     }
 
-    fn mangle(&mut self, message: String) {
-        let how = self.relay.how();
-        let recorded = {
-            let mut recorded = self.relay.recorded.lock().unwrap();
-            if how == Mangling::None && recorded.0.len() < 10_000 {
-                recorded.0.push(message.clone());
-            }
-            recorded.0.get(self.replayed).cloned()
-        };
-        let mut say = |message: &str| self.out.push_back(format!("data: {message}\n\n"));
-        match how {
-            Mangling::None => {
-                // What was held back comes when it may.
-                self.held.drain(..).for_each(|m| say(&m));
-                say(&message);
-            }
-            Mangling::Repeat => (0..3).for_each(|_| say(&message)),
-            Mangling::Shuffle => {
-                self.held.push(message);
-                if self.held.len() == 3 {
-                    self.held.shuffle(&mut StdRng::from_os_rng());
-                    self.held.drain(..).for_each(|m| say(&m));
-                }
-            }
-            Mangling::Truncate => say(&truncated(&message)),
-            Mangling::Flip => say(&flipped(&message)),
-            Mangling::Junk => {
-                let mut rng = StdRng::from_os_rng();
-                for _ in 0..50 {
-                    let mut junk = vec![0; rng.random_range(1..400)];
-                    rng.fill_bytes(&mut junk);
-                    say(&BASE64.encode(junk));
-                }
-                say(&message);
-            }
-            Mangling::Replay => {
-                self.replayed += 1;
-                recorded.iter().for_each(|m| say(m));
-            }
-        }
+    fn say(&mut self, message: &[u8]) {
+        self.out.push_back(format!("data: {}\n\n", BASE64.encode(message)));
     }
 }
 
-fn truncated(message: &str) -> String {
-    let bytes = BASE64.decode(message).unwrap_or_default();
-    BASE64.encode(&bytes[..StdRng::from_os_rng().random_range(0..bytes.len().max(1))])
-}
-
-fn flipped(message: &str) -> String {
-    let mut bytes = BASE64.decode(message).unwrap_or_default();
-    let bit = StdRng::from_os_rng().random_range(0..bytes.len().max(1) * 8);
-    bytes.iter_mut().skip(bit / 8).take(1).for_each(|b| *b ^= 1 << (bit % 8));
-    BASE64.encode(bytes)
-}
+/// Five thousand a second.
+const FLOOD_EVERY: Duration = Duration::from_millis(5);
+const FLOOD_AT_ONCE: usize = 25;

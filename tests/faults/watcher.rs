@@ -3,6 +3,7 @@
 //! ```text
 //! canary N TOKEN KEY     decide on it from now on (base64url, hex)
 //! wall MS                its wall clock is off by so much from now on
+//! mark                   the longest staleness is counted from now on
 //! status                 one line of JSON
 //! ```
 
@@ -19,7 +20,8 @@ use ed25519_dalek::SigningKey;
 use procura_verifier::call::{Arguments, Call, Seed};
 use procura_verifier::claims::{Audience, DataClass};
 use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
-use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
+use procura_verifier::feed::redis::{RedisConfig, RedisStatus};
+use procura_verifier::feed::sse::{FeedClient, FeedConfig, StreamUse, http_client};
 use procura_verifier::ids::{BootTime, Clock, SystemClock, UtcMillis};
 use procura_verifier::key_list::KeyList;
 use procura_verifier::proof::{UnverifiedProof, VerifiedProof};
@@ -29,6 +31,27 @@ use procura_verifier::trust::TrustFile;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// By which ways a verifier hears.
+#[derive(Serialize, Deserialize, Debug, Clone)]
+pub struct Ears {
+    /// Pulls, tail and, if `stream`, an event stream.
+    pub authority: String,
+    pub stream: bool,
+    /// URL, and what the channel's name begins with if not as usual.
+    pub redis: Option<(String, Option<String>)>,
+}
+
+impl Ears {
+    /// A stream alone.
+    pub fn stream(authority: impl Into<String>) -> Self {
+        Self { authority: authority.into(), stream: true, redis: None }
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap()
+    }
+}
 
 /// What one verifier saw.
 #[derive(Serialize, Deserialize, Debug, Default, Clone)]
@@ -40,36 +63,56 @@ pub struct Status {
     pub canaries: Vec<(u64, String, u64)>,
     /// Denials for want of freshness.
     pub stale: u64,
-    /// Sweeps over the canaries and the longest pause between two, in microseconds.
+    /// Longest time, in microseconds, for which the first canary was denied as stale without a pause, since the last mark.
+    pub longest_stale_us: u64,
     pub sweeps: u64,
+    /// Numbered messages read one by one: not those that a snapshot stood for.
+    pub batches: u64,
+    /// Messages that came over Redis, of these refused, and times that it was left alone for a flood.
+    pub redis: (u64, u64, u64),
     pub alarms: Vec<String>,
     pub last_error: Option<String>,
 }
 
 /// The process, from outside. Killed when dropped.
 pub struct Watcher {
+    /// When it was started, by the boot clock.
+    pub born: u64,
     child: Child,
     tell: ChildStdin,
     said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Watcher {
-    pub fn start(authority: &str, trust: &Path, control: bool) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([if control { "verifier-without-bound" } else { "verifier" }, authority])
-            .arg(trust)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+    pub fn start(ears: &Ears, trust: &Path, control: bool) -> Self {
+        let mode = if control { "verifier-without-bound" } else { "verifier" };
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args([mode, &ears.to_json()]).arg(trust))
+    }
+
+    /// The same with a folder, from which it hands back what an authority has lost.
+    pub fn start_keeping(ears: &Ears, trust: &Path, folder: &Path) -> Self {
+        Self::spawn(Command::new(std::env::current_exe().unwrap()).args(["verifier", &ears.to_json()]).arg(trust).env(KEPT, folder))
+    }
+
+    /// The same, its process begun by another program.
+    pub fn start_by(program: &[&str], ears: &Ears, trust: &Path) -> Self {
+        Self::spawn(Command::new(program[0]).args(&program[1..]).arg(std::env::current_exe().unwrap()).args(["verifier", &ears.to_json()]).arg(trust))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let born = SystemClock.boot().0;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let tell = child.stdin.take().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, tell, said }
+        Self { born, child, tell, said }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
+    }
+
+    pub fn resident_kib(&self) -> u64 {
+        crate::support::resident_kib(self.pid())
     }
 
     pub async fn tell(&mut self, line: &str) {
@@ -162,17 +205,41 @@ struct Seen {
     sweeps: AtomicU64,
     stop: AtomicBool,
     alarms: Mutex<Vec<String>>,
+    /// Since when the first canary has been denied as stale, and for how long at most; microseconds, 0 for not at all.
+    stale_since: AtomicU64,
+    longest_stale: AtomicU64,
+}
+
+impl Seen {
+    /// The first canary's verdict: it is never revoked.
+    fn first(&self, stale: bool) {
+        let now = SystemClock.boot().0;
+        let since = self.stale_since.load(Ordering::Relaxed);
+        match (stale, since) {
+            (true, 0) => self.stale_since.store(now, Ordering::Relaxed),
+            (true, since) => _ = self.longest_stale.fetch_max(now.saturating_sub(since), Ordering::Relaxed),
+            (false, _) => self.stale_since.store(0, Ordering::Relaxed),
+        }
+    }
 }
 
 /// The process, from inside. Ends with its standard input.
-pub fn run(authority: &str, trust: &str, bound: Bound) {
+pub fn run(ears: &str, trust: &str, bound: Bound) {
+    let ears: Ears = serde_json::from_str(ears).unwrap();
     rustls::crypto::ring::default_provider().install_default().expect("the first TLS provider");
     let trust = TrustFile::from_json(&std::fs::read(PathBuf::from(trust)).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let clock = Arc::new(TestClock { wall_ms: AtomicI64::new(0), last: AtomicU64::new(0) });
     let view = Arc::new(View::new("payments".parse().unwrap(), trust.keys().unwrap()));
     let seen = Arc::new(Seen::default());
-    let mut config = FeedConfig::new(authority, trust.anchors, http_client().unwrap());
+    let mut config = FeedConfig::new(ears.authority, trust.anchors, http_client().unwrap());
+    config.stream = if ears.stream { StreamUse::Held } else { StreamUse::None };
+    config.redis = ears.redis.map(|(url, prefix)| {
+        let mut redis = RedisConfig::at(url.parse().unwrap());
+        redis.channel_prefix = prefix.unwrap_or(redis.channel_prefix);
+        redis.open().unwrap()
+    });
+    config.folder = std::env::var_os(KEPT).map(PathBuf::from);
     // The spinner notes readings of its own clock only.
     config.clock = Arc::new(Walled(Arc::clone(&clock)));
     config.on_alarm = Box::new({
@@ -185,7 +252,11 @@ pub fn run(authority: &str, trust: &str, bound: Bound) {
     };
     let spinner = std::thread::spawn({
         let (view, clock, seen) = (Arc::clone(&view), Arc::clone(&clock), Arc::clone(&seen));
-        move || spin(&view, &clock, &seen, bound)
+        let (inside, pull) = (runtime.handle().clone(), client.puller());
+        move || {
+            let _inside = inside.enter();
+            spin(&view, &clock, &seen, bound, pull);
+        }
     });
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -198,6 +269,10 @@ pub fn run(authority: &str, trust: &str, bound: Bound) {
                 canaries.push(canary);
             }
             ["wall", ms] => clock.wall_ms.store(ms.parse().unwrap(), Ordering::Relaxed),
+            ["mark"] => {
+                seen.stale_since.store(0, Ordering::Relaxed);
+                seen.longest_stale.store(0, Ordering::Relaxed);
+            }
             ["status"] => println!("{}", serde_json::to_string(&status(&seen, &client)).unwrap()),
             _ => panic!("what is `{line}`"),
         }
@@ -239,10 +314,11 @@ fn canary(token: &[u8], key: &str, view: &View) -> Canary {
     Canary { token, proof, last_allow: 0, verdict: "none", revoked: false, after_revoked: 0 }
 }
 
-fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
+/// A stale view is pulled, as the layer of a tool does it; many ask for one pull.
+fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound, pull: impl Fn()) {
     while !seen.stop.load(Ordering::Relaxed) {
         let sweep = seen.sweeps.fetch_add(1, Ordering::Relaxed);
-        for canary in &mut *seen.canaries.lock().unwrap() {
+        for (number, canary) in seen.canaries.lock().unwrap().iter_mut().enumerate() {
             // What is known as revoked is looked at now and then: only an allow would still be news.
             if canary.revoked && !sweep.is_multiple_of(16) {
                 continue;
@@ -269,6 +345,12 @@ fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
                     seen.stale.fetch_add(u64::from(cause == Cause::Stale), Ordering::Relaxed);
                 }
             }
+            if number == 0 {
+                seen.first(canary.verdict == "stale");
+                if canary.verdict == "stale" {
+                    pull();
+                }
+            }
         }
         std::thread::sleep(PAUSE);
     }
@@ -277,15 +359,21 @@ fn spin(view: &View, clock: &TestClock, seen: &Seen, bound: Bound) {
 fn status(seen: &Seen, client: &FeedClient) -> Status {
     let feed = client.status();
     let (epoch, seq, hash) = feed.watermark;
+    let RedisStatus { received, refused, floods, .. } = feed.redis;
     Status {
         watermark: (epoch, seq),
         hash: hex::encode(hash),
         canaries: seen.canaries.lock().unwrap().iter().map(|c| (c.last_allow, c.verdict.to_owned(), c.after_revoked)).collect(),
         stale: seen.stale.load(Ordering::Relaxed),
+        longest_stale_us: seen.longest_stale.load(Ordering::Relaxed),
+        batches: feed.counters.batches,
+        redis: (received, refused, floods),
         sweeps: seen.sweeps.load(Ordering::Relaxed),
         alarms: seen.alarms.lock().unwrap().clone(),
         last_error: feed.last_error,
     }
 }
 
+/// Where it keeps what it hears; nowhere if it is not named.
+const KEPT: &str = "PROCURA_WATCHER_FOLDER";
 const PAUSE: Duration = Duration::from_micros(500);

@@ -1,11 +1,14 @@
 //! A network between two processes: delay, rate, silence without an end, one way or both.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// What happens to bytes in one direction.
@@ -22,26 +25,42 @@ pub enum Way {
     Unread,
 }
 
-/// A relay of TCP connections to one address.
+/// A relay of TCP connections to an address, or to several in turn.
 pub struct Wire {
     pub at: SocketAddr,
+    targets: Arc<Mutex<Vec<SocketAddr>>>,
     up: watch::Sender<Way>,
     down: watch::Sender<Way>,
     reset: watch::Sender<()>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 impl Wire {
     pub async fn to(target: SocketAddr) -> Self {
+        Self::among(vec![target]).await
+    }
+
+    /// Each connection goes to the next of them that takes it: a balancer that knows no more of health than this.
+    pub async fn among(targets: Vec<SocketAddr>) -> Self {
+        let targets = Arc::new(Mutex::new(targets));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (up, down, reset) = (watch::Sender::new(Way::Open), watch::Sender::new(Way::Open), watch::Sender::new(()));
-        let wire = Self { at, up: up.clone(), down: down.clone(), reset: reset.clone() };
-        tokio::spawn(async move {
+        let (turn, all, ways) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&targets), (up.clone(), down.clone(), reset.clone()));
+        let accepting = tokio::spawn(async move {
+            let (up, down, reset) = ways;
             while let Ok((near, _)) = listener.accept().await {
+                let (targets, turn) = (Arc::clone(&all), Arc::clone(&turn));
                 let (up, down, mut reset) = (up.subscribe(), down.subscribe(), reset.subscribe());
                 tokio::spawn(async move {
                     // A dead target refuses: so does its network, by closing.
-                    let Ok(far) = TcpStream::connect(target).await else { return };
+                    let Some(far) = connect(&targets, &turn).await else { return };
                     _ = near.set_nodelay(true);
                     _ = far.set_nodelay(true);
                     let (from_near, to_near) = near.into_split();
@@ -54,11 +73,17 @@ impl Wire {
                 });
             }
         });
-        wire
+        Self { at, targets, up, down, reset, accepting }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.at)
+    }
+
+    /// Connections of this moment end, and new ones go there.
+    pub fn point(&self, target: SocketAddr) {
+        *self.targets.lock().unwrap() = vec![target];
+        self.reset();
     }
 
     /// From the one who connected to the target, and back.
@@ -71,6 +96,17 @@ impl Wire {
     pub fn reset(&self) {
         self.reset.send_replace(());
     }
+}
+
+async fn connect(targets: &Mutex<Vec<SocketAddr>>, turn: &AtomicUsize) -> Option<TcpStream> {
+    let targets = targets.lock().unwrap().clone();
+    let first = turn.fetch_add(1, Ordering::Relaxed);
+    for n in 0..targets.len() {
+        if let Ok(far) = TcpStream::connect(targets[(first + n) % targets.len()]).await {
+            return Some(far);
+        }
+    }
+    None
 }
 
 async fn carry(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, mut way: watch::Receiver<Way>) {

@@ -147,12 +147,11 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     refused(&site, "one", 1, &["procura.db", "its schema is of version 9999, expected at most", "a newer procura has used it"]).await;
     sql("DELETE FROM _sqlx_migrations WHERE version = 9999").await;
 
-    // A provider that is not there.
+    // A PostgreSQL that is not there.
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    site.set("PROCURA_ISSUER__URL", &format!("http://{elsewhere}"));
-    refused(&site, "one", 3, &[&elsewhere.to_string()]).await;
-    let issuer = site.issuer().to_owned();
-    site.set("PROCURA_ISSUER__URL", &issuer);
+    site.set("PROCURA_DATABASE__URL", &format!("postgres://me@{elsewhere}/procura"));
+    refused(&site, "one", 3, &["database: "]).await;
+    site.set("PROCURA_DATABASE__URL", "sqlite:");
     // The twin: none of it has harmed anything.
     let one = site.replica("one", &[]).await;
     assert_eq!(one.get("/readyz").await.0, 200);

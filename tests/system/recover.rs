@@ -9,6 +9,8 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::SigningKey;
+use procura_authority::log::event::Event;
+use procura_sdk::caller::Answered;
 use procura_sdk::client::{ClientError, MintRequest};
 use procura_sdk::held::SealedToken;
 use procura_verifier::call::{Call, Seed};
@@ -17,13 +19,14 @@ use procura_verifier::decision::{Asked, Cause, Decision, ToolPolicy, decide};
 use procura_verifier::feed::message::{FloorScope, Item};
 use procura_verifier::feed::sse::{FeedClient, FeedConfig};
 use procura_verifier::feed::{Alarm, Message, SignedMessage};
-use procura_verifier::ids::{Clock as _, SystemClock};
+use procura_verifier::ids::{Clock as _, SystemClock, VerifierId};
 use procura_verifier::proof::UnverifiedProof;
+use procura_verifier::receipt::SignedReceipt;
 use procura_verifier::revocation::{RevocationView as _, View};
 use procura_verifier::token::UnverifiedToken;
 use procura_verifier::wire::Canonical as _;
 
-use super::support::{Authority, PATIENCE, beside_others, delegated, expect, http, key, mint, procura, rng, text, wish};
+use super::support::{Authority, PATIENCE, Tool, beside_others, delegated, expect, http, key, load, mint, path, procura, rng, text, wish};
 
 /// A token and its holder's key.
 struct Held {
@@ -229,4 +232,80 @@ async fn replays(authority: &Authority, breaks: usize) {
     let summary: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
     assert!(said.status.success(), "{summary}");
     assert_eq!(summary["summary"]["breaks"].as_array().unwrap().len(), breaks, "{summary}");
+}
+
+/// The receipts that a backup lost were acknowledged to the tool. It delivers them again, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_gives_a_restored_authority_the_receipts_it_lost_and_goes_on() {
+    let _machine = beside_others().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let backup = scratch.path().join("backup");
+    std::fs::create_dir(&backup).unwrap();
+    let mut authority = Authority::start(&scratch.path().join("authority")).await;
+    let (data, address) = (authority.data.clone(), authority.address().to_owned());
+    let at = data.to_str().unwrap().to_owned();
+    let (alice, sam) = (authority.person("alice").await, authority.person("sam").await);
+    let (holder, signing, late) = (key(&mut rng()), key(&mut rng()), key(&mut rng()));
+    let (bot, grant) = delegated(&alice, "bot", &holder).await;
+    let token = mint(&authority, &bot, grant).await.seal().unwrap();
+    let verifier = sam.enrol("payments/1", &signing).await.unwrap();
+    let tool = Tool::start(&authority.trust_path(), scratch.path(), &authority.url, "payments/1", verifier, &signing).await;
+    let call = async |tool: &Tool, times: usize| {
+        let (wish, began, mut done) = (wish("acme", "acct/eu/7", 100), Instant::now(), 0);
+        while done < times {
+            let answered = tool.instance.call(&path(&wish), &token, &holder, &wish, SystemClock.wall(), &mut rng()).await.unwrap();
+            done += usize::from(matches!(answered, Answered::Done(_)));
+            assert!(began.elapsed() < PATIENCE, "{answered:?}");
+        }
+    };
+    call(&tool, 3).await;
+    allows(&authority, verifier, 3).await;
+    authority.kill().await;
+    copy_database(&data, &backup);
+
+    authority = Authority::start_at(&data, &address).await;
+    // One that is enrolled after the backup.
+    let sam = authority.person("sam").await;
+    let second = sam.enrol("payments/2", &late).await.unwrap();
+    let newcomer = Tool::start(&authority.trust_path(), scratch.path(), &authority.url, "payments/2", second, &late).await;
+    call(&tool, 5).await;
+    call(&newcomer, 2).await;
+    allows(&authority, verifier, 8).await;
+    allows(&authority, second, 2).await;
+    authority.kill().await;
+    copy_database(&backup, &data);
+    let recovered = procura(&["log", "recover", "--data", &at, "--reason", "restored the backup"]).await;
+    assert!(recovered.status.success(), "{}", text(&recovered.stderr));
+
+    authority = Authority::start_at(&data, &address).await;
+    call(&tool, 1).await;
+    allows(&authority, verifier, 9).await;
+    // It goes on too, though nobody knows it; once it is enrolled again under its id, nothing of it is missing.
+    call(&newcomer, 1).await;
+    allows(&authority, second, 0).await;
+    let (public, second_id) = (procura_verifier::ids::Key::of(&late).to_string(), second.to_string());
+    let enrol = ["verifiers", "enroll", "--audience", "payments/2", "--public-key", &public, "--verifier", &second_id, "--data", &at];
+    let enrolled = procura(&enrol).await;
+    assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
+    allows(&authority, second, 3).await;
+    replays(&authority, 1).await;
+}
+
+/// Until the log has so many allows of a verifier, each once.
+async fn allows(authority: &Authority, verifier: VerifierId, expected: usize) {
+    let began = Instant::now();
+    loop {
+        let bundle = load(&authority.export("receipts.tar").await, &authority.trust());
+        let receipts = bundle.leaves().iter().filter_map(|l| if let Event::Receipt(r) = &l.event { Some(r) } else { None });
+        let allowed = receipts.filter(|r| r.verifier == verifier).filter(|r| {
+            let receipt = SignedReceipt::from_bytes(&r.receipt.0).unwrap().claimed().unwrap();
+            receipt.verdict.is_ok()
+        });
+        let found = allowed.count();
+        if found == expected {
+            return;
+        }
+        assert!(found < expected && began.elapsed() < PATIENCE, "{found} allows, expected {expected}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }

@@ -159,6 +159,41 @@ async fn redis_alone_carries_revocations_and_freshness_and_without_it_the_pull_d
     site.revoked_in_time(&verifier).await;
 }
 
+/// No stream, so no sign-in: what stands in the ledger comes from acknowledgements alone (A3).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_on_redis_alone_acknowledges_and_is_waited_for_by_name() {
+    let _machine = beside_others().await;
+    let site = Site::start(RedisProcess::start("")).await;
+    let enrolled = site.enrolled().await;
+    let (id, run) = (enrolled.verifier.to_string(), hex::encode(enrolled.run));
+    let verifier = site.verifier(|config| {
+        config.stream = StreamUse::None;
+        config.enrolment = Some(enrolled);
+    });
+    site.until_over_redis(&verifier).await;
+    until("the first acknowledgement", || verifier.status().acks >= 1).await;
+    // Confirmed within its bound; a busy machine may take longer, and then it is fenced by its own.
+    for attempt in 1.. {
+        let coverage = site.revoke_and_wait().await;
+        let row = &coverage["verifiers"][0];
+        assert_eq!(
+            (coverage["verifiers"].as_array().unwrap().len(), &row["verifier"], &row["run"]),
+            (1, &id.clone().into(), &run.clone().into()),
+            "{coverage}"
+        );
+        assert!(coverage["covered"] == true && coverage["anonymous"] == 0, "{coverage}");
+        if row["state"] == "confirmed" {
+            break;
+        }
+        assert!(attempt < 50, "never confirmed: {coverage}");
+    }
+    assert_eq!((verifier.status().streams, verifier.status().redis.subscribed), (0, true));
+    // The twin: gone, it is presumed fenced and nothing else.
+    drop(verifier);
+    let coverage = site.revoke_and_wait().await;
+    assert_eq!(coverage["verifiers"][0]["state"], "fenced", "{coverage}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_listener_on_either_path_nothing_is_beaten() {
     let _machine = beside_others().await;

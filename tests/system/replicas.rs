@@ -278,6 +278,22 @@ async fn a_replica_stopped_in_the_middle_of_its_work_delays_the_others_by_a_seco
     assert!(whole_feed_of(&one, &database).await == whole_feed_of(&two, &database).await, "two feeds");
 }
 
+/// L7: heartbeats carry authority UTC, and the database's clock is the one that all replicas share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_more_than_a_second_off_the_databases_clock_signs_no_beat() {
+    let _machine = beside_others().await;
+    let (database, scratch) = (Postgres::start().await, tempfile::tempdir().unwrap());
+    let site = Site::new(scratch.path(), &database.url()).await;
+    let one = site.replica("one", INIT).await;
+    let failpoints = one.data.with_extension("failpoints");
+    std::fs::create_dir(&failpoints).unwrap();
+    for (off_ms, expected) in [("0", 200), ("800", 200), ("1500", 503), ("-800", 200), ("-1500", 503), ("0", 200)] {
+        std::fs::write(failpoints.join("new"), off_ms).and_then(|()| std::fs::rename(failpoints.join("new"), failpoints.join("wall-ms"))).unwrap();
+        let (status, said) = one.get(&format!("/v1/feed/head?tenant=acme&nonce={}", "07".repeat(16))).await;
+        assert_eq!(status, expected, "{off_ms} ms off: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_starts_on_its_own_keys_and_database_or_says_what_is_missing() {
     let _machine = beside_others().await;
@@ -288,7 +304,8 @@ async fn a_replica_starts_on_its_own_keys_and_database_or_says_what_is_missing()
     let mut one = site.replica("one", INIT).await;
     let (status, ready) = one.get("/readyz").await;
     let ready: Value = serde_json::from_str(&ready).unwrap();
-    assert_eq!((status, &ready["database"]["kind"]), (200, &json!("postgres")));
+    assert_eq!((status, &ready["parts"]["database"]["kind"]), (200, &json!("postgres")));
+    assert_eq!((&ready["parts"]["standby"]["state"], &ready["parts"]["provider"]["state"]), (&json!("degraded"), &json!("ok")));
     assert!(ready["warnings"][0].as_str().unwrap().contains("synchronous standby"), "{ready}");
     // The folder is one process's.
     let said = site.refused("one", &[]).await;

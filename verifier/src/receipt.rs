@@ -210,6 +210,14 @@ impl Receipt {
     }
 }
 
+/// The run in which a verifier goes on when the authority has lost receipts of this one that it had acknowledged, `last` of them at most:
+/// the first 16 bytes of SHA-256 over tag, run and number. Whoever knows how much of a run is in the log tells by trying how much is lost.
+pub fn run_after(run: [u8; 16], last: u64) -> [u8; 16] {
+    let [hash @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _]: [u8; 32] =
+        Sha256::new_with_prefix(b"procura-run-after/1\0").chain_update(run).chain_update(last.to_be_bytes()).finalize().into();
+    hash
+}
+
 /// The names of the arguments that the token's checks read.
 fn arguments_read(token: &VerifiedToken) -> Vec<&Name> {
     let of_narrowings = token.narrowings().iter().flat_map(|r| match r {

@@ -284,7 +284,13 @@ impl View {
     /// Takes the authority's UTC, as a heartbeat that arrived at `now` said it. False if it is more than 2 s (and 500 ppm of the time
     /// since the last one) ahead of what is known: such a heartbeat proves no freshness.
     pub fn observe_utc(&self, utc: UtcMillis, now: BootTime) -> bool {
-        self.utc.observe(utc, now)
+        self.utc.observe(utc, None, now)
+    }
+
+    /// [`Self::observe_utc`] after an epoch start that said `began`, until a heartbeat of that epoch has counted: where the authority's
+    /// clock jumped, this one may be ahead by as much more as no heartbeat has counted for.
+    pub fn observe_utc_after(&self, began: UtcMillis, utc: UtcMillis, now: BootTime) -> bool {
+        self.utc.observe(utc, Some(began), now)
     }
 
     /// Takes the authority's UTC from a signed epoch start, which may jump ahead.

@@ -15,7 +15,7 @@ use crate::card::SignedCard;
 use crate::claims::{Block0, Capability, DataClass, Generations, Hops, HumanRef, Limit, Name, Pattern, Possession, Restriction};
 use crate::ids::{AgentId, DelegationId, HumanId, Key, Lid, Tid};
 use crate::wire::{Canonical as _, Malformed};
-use datalog::{Bound, Query, Reader, Terms, Writer, content, decode, operand, predicate_terms, same, small, strs};
+use datalog::{Bound, Query, Reader, Terms, Writer, content, decode, decode_facts, operand, predicate_terms, same, small, strs};
 pub(crate) use datalog::{OUTSIDE, Symbols};
 
 /// The vocabulary that this code speaks. Another version is malformed (law 10).
@@ -149,8 +149,8 @@ pub(crate) fn write_block0(block: &Block0, symbols: &mut Symbols) -> Vec<u8> {
 
 /// Reads block 0: the value of which these bytes are the writing.
 pub(crate) fn read_block0(payload: &[u8], symbols: &mut Symbols) -> Result<Block0, Malformed> {
-    let proto = decode(payload, symbols)?;
-    let mut r = Reader { facts: &proto.facts, symbols };
+    let facts = decode_facts(payload, symbols)?;
+    let mut r = Reader { facts: &facts, symbols };
     if r.next("procura")?.int()? != VERSION {
         return Err(Malformed::new("outside the profile: expected vocabulary version 1"));
     }

@@ -18,14 +18,15 @@ use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Assembly, Operation, Running, private_folder, write_whole};
+use super::{Assembly, Operation, Running, export, private_folder, write_whole};
 use crate::config::{Config, DatabaseUrl};
 use crate::feed::Feed;
 use crate::feed::redis::RedisBus;
 use crate::http::rates::Rates;
+use crate::keys::proposal::Proposal;
 use crate::listen::proxy::Proxies;
 use crate::listen::tls::Certificates;
-use crate::oidc::relying_party::{RelyingParty, Retry};
+use crate::oidc::provider::Provider;
 use crate::seal::SessionSecret;
 use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
@@ -60,10 +61,14 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let scheme = if certificates.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
-    let (store, lock) = open_store(config, lock).await?;
-    let opened = open(config, first, store).await?;
+    let opening = async {
+        let (store, lock) = open_store(config, lock).await?;
+        anyhow::Ok((open(config, first, store).await?, lock))
+    };
+    // It may be down: nothing but signing in waits for it, least of all a revocation.
+    let finding = async { anyhow::Ok(Provider::seek(config.issuer()?, clock, Box::new(StdRng::from_os_rng())).await?) };
+    let ((opened, lock), provider) = tokio::try_join!(opening, finding)?;
     carry_beside(config, &opened.context.feed)?;
-    let relying_party = RelyingParty::discover(config.issuer()?, clock.wall(), Retry::default()).await?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
     let (context, limits) = (Arc::clone(&opened.context), config.limits.clone());
@@ -75,7 +80,7 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
         certificates: certificates.clone(),
         traces: traces.clone(),
     };
-    let assembly = Assembly { folder, url: public_url, listener, relying_party, operation, stopping };
+    let assembly = Assembly { folder, url: public_url, listener, provider, operation, stopping };
     let servers = assembly.serve(opened)?;
     let last = Duration::from_secs(limits.stop_secs.into());
     Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, context, last, certificates, traces, _lock: lock })
@@ -97,6 +102,21 @@ pub async fn recover_served(config: &Config, reason: String) -> anyhow::Result<R
     }
     let (start, _) = prepare(config, FirstStart::SignedList, store).await?;
     Ok(recover(start, reason).await?)
+}
+
+/// The whole log of a deployment of `serve` in whose data folder nobody runs, as [`super::export`] gives it. On PostgreSQL other
+/// replicas may run. Nothing is made: neither keys nor a first key list.
+pub async fn export_served(config: &Config) -> anyhow::Result<Vec<u8>> {
+    if !config.server.data.exists() {
+        bail!("there is no data folder {}: nothing was served from here", config.server.data.display());
+    }
+    let lock = FolderLock::take(&config.server.data)?;
+    let (store, _lock) = open_store(config, lock).await?;
+    if store.key_list().await?.is_none() {
+        bail!("the database has no key list: it is new, and there is no log to export");
+    }
+    let ctx = open(config, FirstStart::SignedList, store).await?.context;
+    export(&ctx, &ctx.writer.checkpoint()).await
 }
 
 /// The store, and the folder's lock where the store does not hold it.
@@ -167,11 +187,14 @@ async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> a
     Ok((start, list))
 }
 
-/// A signed key list: its bytes, or the same as base64url.
+/// A signed key list: the file that `procura keys sign` writes, the list's bytes, or those as base64url.
 fn read_list(path: &Path) -> anyhow::Result<UnverifiedKeyList> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("cannot read keys.first_list {}", path.display()))?;
     file.take(MAX_LIST_BYTES).read_to_end(&mut bytes)?;
+    if let Ok(proposal) = Proposal::from_json(&bytes) {
+        return Ok(proposal.list);
+    }
     if let Ok(list) = UnverifiedKeyList::from_bytes(&bytes) {
         return Ok(list);
     }

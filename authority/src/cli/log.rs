@@ -18,11 +18,17 @@ use crate::log::replay::{Summary, replay};
 pub enum Command {
     /// Write the whole log of an authority into one file that replays offline
     ///
+    /// A running authority is asked over the socket in its data folder; where none runs the database is read.
+    ///
     /// Example: procura log export --data authority --out bundle.tar
+    #[command(group(clap::ArgGroup::new("whose").required(true).args(["data", "config"])))]
     Export {
-        /// The authority's data folder; a running authority is asked over its socket there
+        /// The data folder of `procura dev`, or that of a running `procura serve`
         #[arg(long)]
-        data: PathBuf,
+        data: Option<PathBuf>,
+        /// The configuration file of `procura serve`
+        #[arg(long)]
+        config: Option<PathBuf>,
         /// Where to write the bundle
         #[arg(long)]
         out: PathBuf,
@@ -65,8 +71,21 @@ pub enum Command {
 /// Runs the command, and says the exit code.
 pub async fn run(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Export { data, out } => {
-            let bundle = export(&data).await?;
+        Command::Export { data, config, out } => {
+            let bundle = match (data, config) {
+                (Some(data), _) => match ask(&data).await? {
+                    Some(bundle) => bundle,
+                    None => app::export_at_rest(&data).await?,
+                },
+                (None, Some(path)) => {
+                    let config = loaded(&path)?;
+                    match ask(&config.server.data).await? {
+                        Some(bundle) => bundle,
+                        None => app::export_served(&config).await?,
+                    }
+                }
+                (None, None) => bail!("expected --data or --config"),
+            };
             write(&out, &bundle)?;
             println!("{} bytes written to {}", bundle.len(), out.display());
             Ok(0)
@@ -75,11 +94,7 @@ pub async fn run(command: Command) -> anyhow::Result<u8> {
             let recovered = match (data, config) {
                 (Some(data), _) => app::recover_at_rest(&data, reason).await?,
                 (None, Some(path)) => {
-                    app::recover_served(
-                        &Config::load(&path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?,
-                        reason,
-                    )
-                    .await?
+                    app::recover_served(&loaded(&path)?, reason).await?
                 }
                 (None, None) => bail!("expected --data or --config"),
             };
@@ -131,14 +146,19 @@ fn in_words(s: &Summary) -> String {
     )
 }
 
-async fn export(data: &Path) -> anyhow::Result<Vec<u8>> {
+/// A configuration with what the environment overrides.
+fn loaded(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))?)
+}
+
+/// The bundle of the authority that runs on this folder; none if nobody runs: nobody listens, or the lock on the folder says otherwise.
+async fn ask(data: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let socket = data.join(app::SOCKET);
     let http = reqwest::Client::builder().unix_socket(socket.clone()).build()?;
     match http.get("http://localhost/v1/log/bundle").send().await {
-        Ok(answer) if answer.status().is_success() => Ok(answer.bytes().await.context("the authority's answer broke off")?.into()),
+        Ok(answer) if answer.status().is_success() => Ok(Some(answer.bytes().await.context("the authority's answer broke off")?.into())),
         Ok(answer) => bail!("the running authority refused with {}: {}", answer.status(), answer.text().await.unwrap_or_default()),
-        // Nobody listens: nobody runs, or the lock on the folder says otherwise.
-        Err(_) => app::export_at_rest(data).await,
+        Err(_) => Ok(None),
     }
 }
 

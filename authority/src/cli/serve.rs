@@ -143,13 +143,12 @@ impl Signals {
 }
 
 fn exit_code(e: &anyhow::Error) -> u8 {
-    if e.is::<ConfigError>() || e.is::<TlsError>() || e.is::<KeyFileError>() {
+    if e.is::<ConfigError>() || e.is::<TlsError>() || e.is::<KeyFileError>() || e.is::<DiscoverError>() {
         return 2;
     }
     let is_away = |e: &(dyn std::error::Error + 'static)| {
         matches!(e.downcast_ref(), Some(StoreError::Unavailable(_)))
             || matches!(e.downcast_ref(), Some(OpenError::Database(_)))
-            || matches!(e.downcast_ref(), Some(DiscoverError::Provider(..)))
     };
     if e.chain().any(is_away) { 3 } else { 1 }
 }

@@ -41,6 +41,9 @@ enum Command {
         /// Write the tool file here: all that the instance is started from. It names key and trust file by their paths from its folder
         #[arg(long, requires_all = ["key", "trust"])]
         out: Option<PathBuf>,
+        /// The id that it had before a restored backup lost its enrolment: what it signed since is taken in then
+        #[arg(long)]
+        verifier: Option<VerifierId>,
         #[command(flatten)]
         at: At,
     },
@@ -62,7 +65,7 @@ enum Command {
 pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
     match &args.command {
         None => list(&args.at, http).await,
-        Some(Command::Enroll { audience, key: file, public_key, trust, out, at }) => {
+        Some(Command::Enroll { audience, key: file, public_key, verifier, trust, out, at }) => {
             let key = match (file, public_key) {
                 (Some(file), None) => Key::of(&crate::signer::file::read_key(file)?),
                 (None, Some(key)) => *key,
@@ -72,7 +75,11 @@ pub async fn run(args: &Args, http: &reqwest::Client) -> anyhow::Result<()> {
                 (Some(key), Some(trust), Some(out)) => Some(ToolFile::new(out, key, trust)?),
                 _ => None,
             };
-            let enrolled = at.open(http)?.post("/v1/verifiers", &json!({ "audience": audience, "key": key })).await?;
+            let mut body = json!({ "audience": audience, "key": key });
+            if let (Some(verifier), Some(body)) = (verifier, body.as_object_mut()) {
+                body.insert("verifier".to_owned(), json!(verifier));
+            }
+            let enrolled = at.open(http)?.post("/v1/verifiers", &body).await?;
             let out = out.map(|out| out.write(audience, field(&enrolled, "verifier")?)).transpose()?;
             if at.json {
                 println!("{enrolled}");

@@ -36,7 +36,7 @@
 //!
 //! Either way a head below a checkpoint that is out means that the database lost what was released: nothing is signed any more.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Pulse {
     /// That of the feed when this process started.
     epoch: u64,
     stopped: AtomicBool,
+    /// The moment of the newest heartbeat that was signed, 0 if none was.
+    last_beat: AtomicU64,
     /// Why there was no beat the last time one was asked for.
     trouble: Mutex<Option<FeedUnavailable>>,
     key_list: watch::Sender<u64>,
@@ -104,6 +106,7 @@ impl Pulse {
             shared: None,
             epoch: head.epoch,
             stopped: AtomicBool::new(false),
+            last_beat: AtomicU64::new(0),
             trouble: Mutex::default(),
             key_list: watch::Sender::new(key_list.0),
         }
@@ -182,6 +185,12 @@ impl Pulse {
     /// True once nothing is signed any more.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// The moment of the newest heartbeat that was signed, by this process's boot-time clock.
+    pub fn last_beat(&self) -> Option<BootTime> {
+        let at = self.last_beat.load(Ordering::Relaxed);
+        (at > 0).then_some(BootTime(at))
     }
 
     /// Why the last beat that was asked for was not signed, if it was not.
@@ -285,7 +294,9 @@ impl Pulse {
             checkpoint: (state.checkpoint.size, state.checkpoint.root),
             nonces,
         };
-        self.signer.feed(&Message::Heartbeat(beat))
+        let signed = self.signer.feed(&Message::Heartbeat(beat));
+        self.last_beat.fetch_max(at.boot.0, Ordering::Relaxed);
+        signed
     }
 
     /// The wall clock of this process.
@@ -309,8 +320,6 @@ const MAX_CLOCK_ERROR_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use procura_verifier::ids::SystemClock;
     use procura_verifier::wire::Canonical as _;
     use rand::SeedableRng as _;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use procura_verifier::feed::message::SignedMessage;
 use tokio::sync::broadcast::{self, error::RecvError};
 
+use super::redis::RedisBusStatus;
+
 /// A way for signed messages. At most once, in no order, and any may be dropped: what travels is signed and numbered, so a lost message costs
 /// delay, never safety. `contract.rs` says the same of each.
 ///
@@ -14,6 +16,10 @@ pub trait Transport: Send + Sync {
     fn publish(&self, message: Arc<SignedMessage>);
     /// True while somebody is known to listen. Where nobody does, no beat is signed.
     fn has_listeners(&self) -> bool;
+    /// How the way over Redis is doing, if it is that way.
+    fn redis(&self) -> Option<RedisBusStatus> {
+        None
+    }
 }
 
 /// Carries messages to every subscription within the process.

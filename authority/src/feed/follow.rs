@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{FeedUnavailable, Inner, MAX_TAIL};
 use crate::checkpoints::{Checkpoints, FollowError};
 use crate::signer::released::ReleaseError;
-use crate::store::shared::Hint;
+use crate::store::shared::{Hint, settled};
+use crate::store::{FeedRow, StoreError};
 
 impl Inner {
     /// True if the head is further than what was published, by a beat or by another process's word.
@@ -21,28 +22,52 @@ impl Inner {
         hint.max((head.epoch, head.seq)) > (published.epoch, published.seq)
     }
 
+    /// What is stored after a number, and durable: what no beat and no commit of this process has shown to be is asked about.
+    pub(super) async fn read(&self, epoch: u64, seq: u64) -> Result<Vec<FeedRow>, FeedUnavailable> {
+        let down = |e: StoreError| FeedUnavailable::Store(e.to_string());
+        let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(down)?;
+        let head = self.pulse.head();
+        if rows.last().is_some_and(|last| (last.epoch, last.seq) > (head.epoch, head.seq)) {
+            settled(&*self.store).await.map_err(down)?;
+        }
+        Ok(rows)
+    }
+
     /// Publishes what is stored after what was published last.
     pub(super) async fn catch_up(&self) -> Result<(), FeedUnavailable> {
         let reading = async {
             let _one = self.following.lock().await;
-            loop {
-                let (epoch, seq, list) = {
-                    let published = self.published();
-                    (published.epoch, published.seq, published.list)
-                };
-                let rows = self.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e| FeedUnavailable::Store(e.to_string()))?;
-                for row in &rows {
-                    // A hole means that this process's own writer was faster: what it published is skipped on the next round.
-                    if !self.send_next(row.epoch, row.seq, self.signed(row)?, list) {
-                        break;
-                    }
-                }
-                if rows.len() < MAX_TAIL as usize {
-                    return Ok(());
-                }
-            }
+            self.read_on().await
         };
         timeout(CATCH_UP_WAIT, reading).await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
+    }
+
+    /// The same for a crowd that asks for it at once: one reads for all.
+    pub(super) async fn catch_up_once(&self) -> Result<(), FeedUnavailable> {
+        let reading = async {
+            let _one = self.following.lock().await;
+            if self.is_behind() { self.read_on().await } else { Ok(()) }
+        };
+        timeout(CATCH_UP_WAIT, reading).await.unwrap_or(Err(FeedUnavailable::HeadUnknown))
+    }
+
+    async fn read_on(&self) -> Result<(), FeedUnavailable> {
+        loop {
+            let (epoch, seq, list) = {
+                let published = self.published();
+                (published.epoch, published.seq, published.list)
+            };
+            let rows = self.read(epoch, seq).await?;
+            for row in &rows {
+                // A hole means that this process's own writer was faster: what it published is skipped on the next round.
+                if !self.send_next(row.epoch, row.seq, self.signed(row)?, list) {
+                    break;
+                }
+            }
+            if rows.len() < MAX_TAIL as usize {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -121,7 +146,7 @@ mod tests {
         assert!(feed.0.send_next(1, 2, signed.clone(), before));
         assert!(feed.recent(1, 1).is_none(), "its key may be dead by now");
         assert!(feed.0.send_next(1, 3, signed, feed.lists()));
-        assert_eq!(feed.recent(1, 2).map(|kept| kept.len()), Some(1));
+        assert_eq!(feed.recent(1, 2).map(|kept| kept.messages.len()), Some(1));
         drop(heard);
     }
 }

@@ -8,6 +8,8 @@ pub mod bus;
 mod follow;
 pub mod redis;
 pub mod snapshot;
+pub mod tails;
+pub mod turns;
 
 #[cfg(test)]
 mod contract;
@@ -17,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use procura_verifier::feed::message::{KeyListChange, MAX_NONCES, Message, SignedMessage};
-use procura_verifier::ids::UtcMillis;
+use procura_verifier::ids::{BootTime, UtcMillis};
 use procura_verifier::key_list::{KeyList, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use sha2::{Digest as _, Sha256};
@@ -25,20 +27,25 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::beat::Pulse;
 use self::bus::{Bus, Subscription, Transport};
+use self::redis::RedisBusStatus;
+use self::tails::{Page, Tails};
+use self::turns::{Client, Crowded, Turn};
 use crate::checkpoints::Checkpoints;
 use crate::signer::Signer;
 use crate::store::{FeedHead, FeedRow, Store, StoreError};
 
 /// How often the head is said while somebody listens.
 pub const BEAT_EVERY: Duration = Duration::from_millis(50);
-/// Most messages in one answer of [`Feed::tail`].
+/// Most messages in one answer of [`Feed::page`].
 pub const MAX_TAIL: u32 = 256;
+/// Most bytes of messages in it: a verifier takes twice as much, in base64url.
+pub const MAX_TAIL_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the feed gives no answer. Verifiers stay stale and deny: nothing is guessed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FeedUnavailable {
     /// More questions than one process answers.
-    #[error("too many heads asked for at once, try again")]
+    #[error("too many heads or old messages asked for at once, try again")]
     Busy,
     /// The outcome of a commit is unknown or takes too long, so the head is not known either.
     #[error("the head is not known at this moment")]
@@ -79,6 +86,8 @@ struct Inner {
     behind: Arc<Notify>,
     /// One reader of the store at a time.
     following: tokio::sync::Mutex<()>,
+    /// Old messages, for whoever asks.
+    tails: Arc<Tails>,
 }
 
 /// What went out last, and the newest of it.
@@ -98,8 +107,8 @@ impl Feed {
         let (asking, asked) = mpsc::channel(MAX_ASKING);
         let head = pulse.head();
         let published = Mutex::new(Published { epoch: head.epoch, seq: head.seq, recent: VecDeque::new(), list: 0 });
-        let (behind, following) = (Arc::default(), tokio::sync::Mutex::default());
-        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, published, behind, following }));
+        let (behind, following, tails) = (Arc::default(), tokio::sync::Mutex::default(), Arc::new(Tails::new()));
+        let feed = Self(Arc::new(Inner { store, signer, pulse, bus: Bus::new(), beside: OnceLock::new(), asking, published, behind, following, tails }));
         tokio::spawn(answer_nonces(asked, Arc::clone(&feed.0.pulse)));
         tokio::spawn(beat(Arc::downgrade(&feed.0)));
         feed
@@ -123,6 +132,17 @@ impl Feed {
     /// Why no heartbeat was signed the last time one was asked for; `None` if one was.
     pub fn trouble(&self) -> Option<FeedUnavailable> {
         self.0.pulse.trouble()
+    }
+
+    /// Microseconds since the moment of the newest heartbeat that this process signed; none if it has signed none. Where nobody listens
+    /// it signs none.
+    pub fn beat_age_us(&self, now: BootTime) -> Option<u64> {
+        self.0.pulse.last_beat().map(|at| now.micros_since(at))
+    }
+
+    /// How the way over Redis is doing; none where there is none.
+    pub fn redis(&self) -> Option<RedisBusStatus> {
+        self.0.beside.get()?.redis()
     }
 
     /// Versions of the newest key list that this process heard is committed: another replica may have published it.
@@ -155,16 +175,45 @@ impl Feed {
         self.0.pulse.beat(Vec::new()).await.map(Arc::new)
     }
 
-    /// Messages after number `seq` of an epoch, in order and across epochs, at most [`MAX_TAIL`]. The start of an epoch is its number 0.
+    /// [`Self::page`] for this process's own use.
     pub async fn tail(&self, epoch: u64, seq: u64) -> Result<Vec<Arc<SignedMessage>>, FeedUnavailable> {
-        // Short of what others committed, memory would send the reader back for the rest.
+        Ok(self.page(Client::Ours, epoch, seq).await?.messages)
+    }
+
+    /// Messages after number `seq` of an epoch, in order and across epochs, at most [`MAX_TAIL`] and [`MAX_TAIL_BYTES`]. The start
+    /// of an epoch is its number 0.
+    ///
+    /// What is not in memory any more is read and signed on threads of its own, a bounded number of pages at a time; a client that
+    /// asks for too many at once is refused as busy.
+    pub async fn page(&self, client: Client, epoch: u64, seq: u64) -> Result<Page, FeedUnavailable> {
+        // Short of what others committed, memory would send the reader back for the rest. Where it cannot catch up the store is asked.
+        if self.0.is_behind()
+            && let Err(e) = self.0.catch_up_once().await
+        {
+            tracing::debug!(error = %e, "a page of the tail does not wait for the commits of others");
+        }
         if !self.0.is_behind()
             && let Some(recent) = self.recent(epoch, seq)
         {
             return Ok(recent);
         }
-        let rows = self.0.store.feed_since(epoch, seq, MAX_TAIL).await.map_err(|e: StoreError| FeedUnavailable::Store(e.to_string()))?;
-        rows.iter().map(|row| self.0.signed(row)).collect()
+        if let Some(page) = self.0.tails.page(epoch, seq) {
+            return Ok(page);
+        }
+        let turn = self.turn(client).await?;
+        // Those who waited for the same page need not sign it once more.
+        if let Some(page) = self.0.tails.page(epoch, seq) {
+            return Ok(page);
+        }
+        let list = self.lists();
+        let rows = self.0.read(epoch, seq).await?;
+        let inner = Arc::clone(&self.0);
+        in_turn(turn, move || inner.sign_page(&rows, list)).await?
+    }
+
+    /// Waits until this client may have something costly done: see [`in_turn`].
+    pub async fn turn(&self, client: Client) -> Result<Turn, FeedUnavailable> {
+        self.0.tails.turns.take(client).await.map_err(|Crowded| FeedUnavailable::Busy)
     }
 
     /// The hash of the message at this number; none if there is none.
@@ -184,6 +233,7 @@ impl Feed {
         let mut published = self.0.published();
         published.recent.clear();
         published.list += 1;
+        self.0.tails.forget(published.list);
     }
 
     /// How many key lists came into force since the start.
@@ -221,10 +271,10 @@ impl Feed {
     }
 
     /// The tail from memory, if it reaches back far enough: a hole then costs neither a query nor a signature.
-    fn recent(&self, epoch: u64, seq: u64) -> Option<Vec<Arc<SignedMessage>>> {
+    fn recent(&self, epoch: u64, seq: u64) -> Option<Page> {
         let recent = &self.0.published().recent;
         let from = recent.iter().position(|(e, s, _)| *e == epoch && *s == seq.saturating_add(1))?;
-        Some(recent.iter().skip(from).take(MAX_TAIL as usize).map(|(.., m)| Arc::clone(m)).collect())
+        Some(Page::of(recent.iter().skip(from).map(|(.., m)| Arc::clone(m))))
     }
 }
 
@@ -249,6 +299,19 @@ impl Inner {
         // Rows outlive keys: an ended one still vouches for its time, a dead one's messages are signed again (F3).
         let none = || FeedUnavailable::Store(format!("message {} is of feed key {}, and no key at hand vouches for that time", row.seq, row.key));
         self.signer.feed_again(&message, &row.key).map(Arc::new).ok_or_else(none)
+    }
+
+    /// A page of rows, signed where it was not before. `list` counts the key lists before the rows were read.
+    fn sign_page(&self, rows: &[FeedRow], list: u64) -> Result<Page, FeedUnavailable> {
+        let mut signed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let place = (row.epoch, row.seq);
+            let message = self.tails.find(place).map_or_else(|| self.signed(row), Ok)?;
+            signed.push((place, message));
+        }
+        let page = Page::of(signed.iter().map(|(_, message)| Arc::clone(message)));
+        self.tails.keep(signed, list);
+        Ok(page)
     }
 
     fn send(&self, message: Arc<SignedMessage>) {
@@ -290,6 +353,16 @@ impl Inner {
         self.send(message);
         true
     }
+}
+
+/// Does something costly beside everything else, and gives the turn back when it is done, whether or not anybody still waits for it.
+pub async fn in_turn<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> Result<T, FeedUnavailable> {
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    done.await.map_err(|e| FeedUnavailable::Store(format!("the work broke off: {e}")))
 }
 
 /// Takes all nonces that wait, then looks at the clock and the head: one look serves them all.

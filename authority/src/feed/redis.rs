@@ -101,6 +101,10 @@ impl Transport for RedisBus {
     fn has_listeners(&self) -> bool {
         self.inner.listeners.load(Ordering::Relaxed) > 0
     }
+
+    fn redis(&self) -> Option<RedisBusStatus> {
+        Some(self.status())
+    }
 }
 
 impl Drop for RedisBus {

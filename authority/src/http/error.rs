@@ -57,6 +57,13 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the authority cannot do this just now; try again")
     }
 
+    /// Ours to mend, in words that an operator on the other side needs.
+    pub fn unavailable_because(sentence: impl Into<String>) -> Self {
+        let sentence = sentence.into();
+        tracing::error!(cause = %sentence, "request.unavailable");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", sentence)
+    }
+
     /// For what the framework refused before a handler saw it.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (code, message) = match status {

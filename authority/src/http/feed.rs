@@ -1,12 +1,15 @@
 //! The feed over HTTP (`spec/feed.md`, transport): a stream, the tail, and the pull of the head.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::extract::{ConnectInfo, FromRequestParts, Query, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use futures_util::{Stream, stream};
@@ -19,7 +22,9 @@ use super::body::Body;
 use super::rates::{Door, Who};
 use super::{ApiError, AppState};
 use crate::feed::bus::{Heard, Subscription};
-use crate::feed::{FeedUnavailable, MAX_TAIL};
+use crate::feed::tails::Page;
+use crate::feed::turns::Client;
+use crate::feed::{FeedUnavailable, in_turn};
 use crate::usecase::acknowledge::{self, WordError};
 use crate::watch::{NoPlace, Place};
 
@@ -90,8 +95,8 @@ async fn next(mut s: Streaming) -> Option<(Result<Event, Infallible>, Streaming)
     Some((Ok(Event::default().data(text(&message))), s))
 }
 
-/// `GET /v1/feed/tail`: messages from a number on, at most 256; `more` if there may be others.
-pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -> Result<Json<serde_json::Value>, ApiError> {
+/// `GET /v1/feed/tail`: messages from a number on, at most 256 and 4 MiB; `more` if there may be others.
+pub async fn tail(State(app): State<AppState>, From(client): From, Query(asked): Query<TailAsked>) -> Result<Response, ApiError> {
     app.is_ours(&asked.tenant)?;
     let after = match (asked.epoch, asked.from) {
         (0, _) | (1, 0) => return Err(ApiError::bad_request("expected an epoch from 1 and a number from 1, or the number 0 of a later epoch")),
@@ -99,9 +104,14 @@ pub async fn tail(State(app): State<AppState>, Query(asked): Query<TailAsked>) -
         (epoch, 0) => (epoch - 1, u64::MAX),
         (epoch, from) => (epoch, from - 1),
     };
-    let messages = app.ctx.feed.tail(after.0, after.1).await.map_err(unavailable)?;
-    let more = messages.len() >= MAX_TAIL as usize;
-    Ok(Json(serde_json::json!({ "messages": messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": more })))
+    let page = app.ctx.feed.page(client, after.0, after.1).await.map_err(unavailable)?;
+    let write = |page: &Page| serde_json::json!({ "messages": page.messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": page.more }).to_string();
+    // Writing a long page costs as much as signing a short one.
+    let body = if page.bytes() <= MAX_WRITTEN_HERE { write(&page) } else {
+        let turn = app.ctx.feed.turn(client).await.map_err(unavailable)?;
+        in_turn(turn, move || write(&page)).await.map_err(unavailable)?
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// `GET /v1/feed/head`: the head, signed over the nonce, as of a moment after the request came in.
@@ -122,6 +132,16 @@ pub struct AckBody {
 pub async fn acks(State(app): State<AppState>, Body(body): Body<AckBody>) -> Result<Json<serde_json::Value>, ApiError> {
     acknowledge::acknowledge(&app.ctx, &word(body.ack.as_bytes())?).await.map_err(not_taken)?;
     Ok(Json(serde_json::json!({ "ok": true })))
+}
+
+/// The client behind the connection: what one may have done at once is bounded.
+pub struct From(pub Client);
+
+impl<S: Sync> FromRequestParts<S> for From {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(Client::of(parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip()))))
+    }
 }
 
 fn word(text: &[u8]) -> Result<Vec<u8>, ApiError> {
@@ -154,6 +174,8 @@ impl AppState {
     }
 }
 
+/// Pages up to this size, in bytes, are written where they are asked for.
+const MAX_WRITTEN_HERE: usize = 128 * 1024;
 /// Base64 of the longest statement.
 const MAX_WORD_TEXT: usize = 1024;
 

@@ -38,6 +38,7 @@ pub use self::error::ApiError;
 use self::rates::Rates;
 use self::trail::RequestId;
 use crate::listen::proxy::Proxies;
+use crate::feed::turns::{Bounds, Turns};
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
 use crate::telemetry::Exporter;
@@ -71,6 +72,8 @@ pub struct Shared {
     pub traces: Option<Exporter>,
     /// Turns true when the server is to end: streams say so and end.
     pub stopping: watch::Receiver<bool>,
+    /// Turns at handing back what was lost.
+    pub lost: Turns,
 }
 
 impl std::ops::Deref for AppState {
@@ -169,6 +172,8 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 
 /// Most streams of the feed at once.
 pub const MAX_STREAMS: usize = 4096;
+/// Who hands back: verifiers after a restored backup, all at once.
+pub const LOST: Bounds = Bounds { at_once: 8, waiting: 256, of_one: 32 };
 /// Most mints under way at once: a full batch of the writer's.
 const MAX_MINTING: usize = crate::writer::MAX_BATCH;
 /// Most bundles made at once.

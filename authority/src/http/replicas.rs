@@ -75,6 +75,7 @@ async fn site() -> Site {
             body_time: REQUEST_TIMEOUT,
             traces: None,
             stopping: watch::channel(false).1,
+            lost: crate::feed::turns::Turns::new(super::LOST),
             ctx: ctx.clone(),
         });
         contexts.push(ctx);

@@ -11,6 +11,7 @@ use procura_verifier::ids::Tenant;
 use procura_verifier::wire::Canonical as _;
 
 use super::body::Body;
+use super::feed::From;
 use super::{ApiError, AppState};
 use crate::feed::snapshot::signed;
 use crate::usecase::take_back::{self, TakeBackError};
@@ -56,8 +57,10 @@ pub struct LostBody {
 }
 
 /// `POST /v1/feed/lost`: anyone may hand in what a feed key signed. `wanted` if the manifest's segments are.
-pub async fn lost(State(app): State<AppState>, Query(asked): Query<Asked>, Body(body): Body<LostBody>) -> Result<Json<serde_json::Value>, ApiError> {
+pub async fn lost(State(app): State<AppState>, From(client): From, Query(asked): Query<Asked>, Body(body): Body<LostBody>) -> Result<Json<serde_json::Value>, ApiError> {
     app.is_ours(&asked.tenant)?;
+    // Hundreds of signatures to check and places to look up, for any stranger.
+    let _turn = app.lost.take(client).await.map_err(ApiError::unavailable)?;
     let read = |text: &String| {
         BASE64
             .decode(text)

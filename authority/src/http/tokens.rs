@@ -96,6 +96,7 @@ fn refused(e: IssueError) -> ApiError {
         IssueError::Revoked | IssueError::Ended(_) => ApiError::conflict(e.to_string()),
         IssueError::NotActive => ApiError::forbidden(e.to_string()),
         IssueError::Audience(_) | IssueError::Request => ApiError::bad_request(e.to_string()),
+        IssueError::RootKeyRevoked => ApiError::unavailable_because(e.to_string()),
         IssueError::Unavailable(e) => ApiError::unavailable(e),
     }
 }

@@ -24,6 +24,9 @@ use crate::watch::Heard;
 pub struct EnrolBody {
     audience: Audience,
     key: Key,
+    /// The id that it had before a restored backup lost its enrolment.
+    #[serde(default)]
+    verifier: Option<VerifierId>,
 }
 
 /// Signed receipts and counts, in the order of their numbers.
@@ -36,9 +39,13 @@ pub struct ReceiptsBody {
 
 /// `POST /v1/verifiers`.
 pub async fn enrol(State(app): State<AppState>, caller: Caller, Body(body): Body<EnrolBody>) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let enrolled = enroll_verifier::enroll_verifier(&app.ctx, &caller.0, body.audience, body.key).await.map_err(|e| match e {
+    let enrolled = match body.verifier {
+        None => enroll_verifier::enroll_verifier(&app.ctx, &caller.0, body.audience, body.key).await,
+        Some(id) => enroll_verifier::enroll_again(&app.ctx, &caller.0, id, body.audience, body.key).await,
+    };
+    let enrolled = enrolled.map_err(|e| match e {
         EnrollError::Forbidden => ApiError::forbidden(e.to_string()),
-        EnrollError::AudienceTaken(_) | EnrollError::KeyTaken(_) => ApiError::conflict(e.to_string()),
+        EnrollError::AudienceTaken(_) | EnrollError::KeyTaken(_) | EnrollError::IdTaken(_) => ApiError::conflict(e.to_string()),
         EnrollError::SignedOut(e) => ApiError::unauthenticated(e.to_string()),
         EnrollError::Unavailable(e) => ApiError::unavailable(e),
     })?;

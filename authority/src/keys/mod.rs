@@ -6,6 +6,7 @@
 pub mod change;
 pub mod proposal;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use procura_verifier::ids::{Key, Tenant, UtcMillis};
@@ -51,6 +52,9 @@ pub struct Keys {
     anchors: Anchors,
     tenant: Tenant,
     in_force: RwLock<InForce>,
+    /// Root keys that were revoked by their public key, as far as this process has heard: nothing new is signed with them. Only a
+    /// transaction knows for certain (`Require::RootKeyLives`).
+    killed: RwLock<BTreeSet<Key>>,
     changed: Mutex<Vec<Hook>>,
 }
 
@@ -59,7 +63,7 @@ impl Keys {
     pub fn new(anchors: Anchors, tenant: Tenant, signed: UnverifiedKeyList) -> Result<Self, KeyListError> {
         let list = Arc::new(anchors.accept(&signed, &tenant)?);
         let in_force = InForce { list, signed: Arc::new(signed), before: None, since: UtcMillis(0) };
-        Ok(Self { anchors, tenant, in_force: RwLock::new(in_force), changed: Mutex::default() })
+        Ok(Self { anchors, tenant, in_force: RwLock::new(in_force), killed: RwLock::default(), changed: Mutex::default() })
     }
 
     /// The list in force at this moment. Take it where it is needed, and do not keep it.
@@ -75,6 +79,18 @@ impl Keys {
     /// Who signs lists.
     pub const fn anchors(&self) -> &Anchors {
         &self.anchors
+    }
+
+    /// From now on nothing is signed with this root key: it was revoked, whatever the list says.
+    pub fn kill_root(&self, key: Key) {
+        if self.killed.write().unwrap_or_else(PoisonError::into_inner).insert(key) {
+            tracing::warn!(%key, "keys.root_key_revoked");
+        }
+    }
+
+    /// True of a root key that was revoked by its public key.
+    pub fn is_killed(&self, usage: KeyUse, key: &Key) -> bool {
+        usage == KeyUse::Root && self.killed.read().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     /// Takes a list over if it is newer, and tells everybody who asked to be told before it returns. `Ok(false)`: it is not newer.
@@ -117,7 +133,7 @@ impl Keys {
     pub fn choose(&self, usage: KeyUse, from: UtcMillis, until: UtcMillis, at_hand: impl Fn(&Key) -> bool) -> Option<Key> {
         let now = self.read();
         let rested = |key: &Key| now.since.plus(LEAD_MS) <= from || now.before.as_ref().is_none_or(|b| b.find(usage, key).is_some());
-        let holding = now.list.of(usage).filter(|k| k.from <= from && until <= k.until && at_hand(&k.key));
+        let holding = now.list.of(usage).filter(|k| k.from <= from && until <= k.until && at_hand(&k.key) && !self.is_killed(usage, &k.key));
         // The key's own bytes last: replicas choose alike.
         holding.max_by_key(|k| (rested(&k.key), k.from, k.key)).map(|k| k.key)
     }
@@ -125,7 +141,7 @@ impl Keys {
     /// Until when, without a gap from `now` on, living keys at hand hold.
     pub fn until(&self, usage: KeyUse, now: UtcMillis, at_hand: impl Fn(&Key) -> bool) -> Option<UtcMillis> {
         let list = self.load();
-        let mut windows: Vec<_> = list.of(usage).filter(|k| now < k.until && at_hand(&k.key)).map(|k| (k.from, k.until)).collect();
+        let mut windows: Vec<_> = list.of(usage).filter(|k| now < k.until && at_hand(&k.key) && !self.is_killed(usage, &k.key)).map(|k| (k.from, k.until)).collect();
         windows.sort_unstable();
         let mut end = None;
         for (from, until) in windows {
@@ -182,6 +198,20 @@ mod tests {
         assert_eq!(keys.choose(KeyUse::Feed, UtcMillis(55_000), UtcMillis(60_000), |_| true), None);
         assert!(keys.accept(&list(3, &[(1, 0, 100_000), (2, 40_000, 200_000), (3, 50_000, 300_000)], &[1, 2]), UtcMillis(60_000)).unwrap());
         assert_eq!(choose(60_000, 70_000), Some(key(3)), "the dead sign nothing");
+    }
+
+    #[test]
+    fn a_killed_root_key_signs_nothing_whatever_the_list_says_and_another_takes_its_place() {
+        let keys = Keys::new(anchors(), tenant(), list(1, &[(1, 0, 100), (2, 50, 200)], &[])).unwrap();
+        let choose = |usage| keys.choose(usage, UtcMillis(60), UtcMillis(90), |_| true);
+        assert_eq!(choose(KeyUse::Root), Some(key(2)));
+        keys.kill_root(key(2));
+        assert_eq!((choose(KeyUse::Root), keys.until(KeyUse::Root, UtcMillis(10), |_| true)), (Some(key(1)), Some(UtcMillis(100))));
+        keys.kill_root(key(1));
+        assert_eq!((choose(KeyUse::Root), keys.until(KeyUse::Root, UtcMillis(10), |_| true)), (None, None));
+        assert!(keys.accept(&list(2, &[(1, 0, 100), (3, 50, 200)], &[2]), UtcMillis(60)).unwrap());
+        assert_eq!(choose(KeyUse::Root), Some(key(3)), "a list brings a new one and none back");
+        assert!(!keys.is_killed(KeyUse::Feed, &key(1)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::bundle::Bundle;
 use super::event::{self, Actor, Event, Generations};
 use super::finding::{Finding, FindingClass, Place};
 use super::leaf::OpenedLeaf;
+use super::tree::Tree;
 
 /// What a replay that found nothing wrong has seen.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -66,8 +67,16 @@ pub struct Break {
 pub fn replay(bundle: &Bundle) -> Result<Summary, Finding> {
     let taken = Taken::read(bundle)?;
     let mut state = State { taken: &taken, summary: Summary { leaves: bundle.leaves().len() as u64, ..Summary::default() }, ..State::new(&taken) };
+    // Only a break names a root in the middle of the log; where there is none nothing is hashed a second time.
+    let mut tree = bundle.leaves().iter().any(|l| matches!(l.event, Event::Recovered(_))).then(Tree::new);
     for (index, leaf) in (0..).zip(bundle.leaves()) {
-        state.step(bundle, index, leaf)?;
+        state.step(bundle, index, leaf, tree.as_ref())?;
+        if let Some(tree) = &mut tree {
+            tree.append(leaf.hash);
+            if tree.size().is_multiple_of(FORGET_TILES_EVERY) {
+                tree.take_changed_tiles();
+            }
+        }
     }
     if let Some(index) = state.receipts.unexplained() {
         return Err(Finding::new(FindingClass::Decision, Place::Leaf(index), "denies as replay a proof that was never spent"));
@@ -117,12 +126,13 @@ impl<'a> State<'a> {
         }
     }
 
-    fn step(&mut self, bundle: &Bundle, index: u64, leaf: &OpenedLeaf) -> Result<(), Finding> {
+    /// `before` is the tree of the leaves before this one, where the log names a break.
+    fn step(&mut self, bundle: &Bundle, index: u64, leaf: &OpenedLeaf, before: Option<&Tree>) -> Result<(), Finding> {
         let wrong = |sentence: String| Finding::new(FindingClass::State, Place::Leaf(index), sentence);
         match &leaf.event {
             // Accepted by the anchors when the bundle was opened.
             Event::KeyListRecorded(_) => Ok(()),
-            Event::Recovered(e) => self.recovered(bundle, e, index).map_err(wrong),
+            Event::Recovered(e) => self.recovered(bundle, e, index, before).map_err(wrong),
             // Beside its message in the feed (`feed::Taken`); only a break begins one.
             Event::EpochStart(e) => match self.summary.breaks.last() {
                 Some(b) if b.leaf + 1 == index && b.origin.strip_suffix(&format!("/{}", e.epoch)).is_some() => Ok(()),
@@ -171,7 +181,7 @@ impl<'a> State<'a> {
     }
 
     /// What is kept is what stands before this leaf; what was released beyond it is lost, and said so.
-    fn recovered(&mut self, bundle: &Bundle, e: &event::Recovered, index: u64) -> Result<(), String> {
+    fn recovered(&mut self, bundle: &Bundle, e: &event::Recovered, index: u64, before: Option<&Tree>) -> Result<(), String> {
         // One log, whose name ends with the epoch after each break.
         let (base, of) = (bundle.manifest().origin.as_str().rsplit_once('/'), e.origin.rsplit_once('/'));
         let is_ours = base.zip(of).is_some_and(|((ours, _), (this, _))| ours == this && (e.previous == this || e.previous.starts_with(&format!("{this}/"))));
@@ -180,6 +190,11 @@ impl<'a> State<'a> {
         }
         if e.kept.size != index {
             return Err(format!("says that {} leaves were kept, expected {index}", e.kept.size));
+        }
+        // Else the break could claim to keep what it had replaced.
+        let root = before.map(Tree::root).unwrap_or_default();
+        if e.kept.root.0 != root {
+            return Err(format!("says that leaves of root {} were kept, expected {}", hex::encode(e.kept.root.0), hex::encode(root)));
         }
         let begins = matches!(usize::try_from(index).ok().and_then(|i| bundle.leaves().get(i + 1)).map(|l| &l.event), Some(Event::EpochStart(_)));
         if !begins {
@@ -393,3 +408,6 @@ const fn log_generations(g: &procura_verifier::claims::Generations) -> Generatio
 const fn below(g: &Generations, floors: &Generations) -> bool {
     g.global < floors.global || g.tenant < floors.tenant || g.human < floors.human || g.agent < floors.agent || g.delegation < floors.delegation
 }
+
+/// Full tiles are of no use here: at most 8 MiB of them wait.
+const FORGET_TILES_EVERY: u64 = 1 << 18;

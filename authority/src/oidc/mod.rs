@@ -8,6 +8,7 @@
 pub mod attempts;
 pub mod cli;
 mod http;
+pub mod provider;
 pub mod relying_party;
 pub mod routes;
 

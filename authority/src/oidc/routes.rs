@@ -18,6 +18,7 @@ use serde_json::json;
 use super::attempts::{self, LoginAttempt, Then, Tried};
 use super::cli::{CliCode, CliError, CliRequest, PendingCli};
 use super::http::is_loopback;
+use super::provider::Provider;
 use super::relying_party::{Callback, LoginError, RelyingParty};
 use crate::domain::principal::Principal;
 use crate::domain::session::LIFE_MS;
@@ -29,7 +30,7 @@ use crate::usecase::{Context, Unavailable};
 /// What the pages share.
 pub struct OidcState {
     ctx: Arc<Context>,
-    relying_party: RelyingParty,
+    provider: Provider,
     tried: Tried,
     authority: String,
     cookies: Cookies,
@@ -51,9 +52,14 @@ pub enum Cookies {
 
 impl OidcState {
     /// `authority` is our own issuer identifier, and the `iss` that the command line compares.
-    pub fn new(authority: &str, relying_party: RelyingParty, ctx: Arc<Context>) -> Result<Self, AddressError> {
+    pub fn new(authority: &str, provider: impl Into<Provider>, ctx: Arc<Context>) -> Result<Self, AddressError> {
         let cookies = Cookies::for_address(authority)?;
-        Ok(Self { ctx, relying_party, tried: Tried::default(), authority: authority.to_owned(), cookies })
+        Ok(Self { ctx, provider: provider.into(), tried: Tried::default(), authority: authority.to_owned(), cookies })
+    }
+
+    /// The provider, found or looked for.
+    pub const fn provider(&self) -> &Provider {
+        &self.provider
     }
 
     fn with_rng<T>(&self, f: impl FnOnce(&mut dyn RngCore) -> T) -> T {
@@ -62,8 +68,9 @@ impl OidcState {
 
     /// Sends the browser to the provider, with the attempt sealed in a cookie: one for each tab.
     fn begin(&self, headers: &HeaderMap, then: Then) -> Response {
+        let Some(relying_party) = self.provider.relying_party() else { return no_provider() };
         let (begun, sealed) = self.with_rng(|rng| {
-            let begun = self.relying_party.begin(self.ctx.now(), rng);
+            let begun = relying_party.begin(self.ctx.now(), rng);
             let sealed = begun.attempt.seal(&self.ctx.seals, rng, then);
             (begun, sealed)
         });
@@ -95,11 +102,20 @@ impl OidcState {
     }
 
     /// The end of a journey, once the provider has vouched: recorded, and for a browser with its session begun.
-    async fn land(&self, headers: &HeaderMap, attempt: LoginAttempt, callback: Callback, then: &Then) -> Result<Response, Response> {
+    async fn land(
+        &self,
+        relying_party: &RelyingParty,
+        headers: &HeaderMap,
+        attempt: LoginAttempt,
+        callback: Callback,
+        then: &Then,
+    ) -> Result<Response, Response> {
         // Before the provider is asked: whom a kill hits while it answers is not let in on its word.
         let before = sign_in::before(&self.ctx).await.map_err(|e| sign_in_refused(&e.into()))?;
         let spends = attempt.spends();
-        let who = self.relying_party.finish(attempt, callback, self.ctx.now()).await.map_err(|e| login_refused(&e))?;
+        let who = relying_party.finish(attempt, callback, self.ctx.now()).await;
+        self.provider.asked(&who);
+        let who = who.map_err(|e| login_refused(&e))?;
         let (secret, ends) = match then {
             Then::Browser => (Some(self.with_rng(|rng| secret::draw(rng))), cookie(headers, self.cookies.session()).map(session::hashed)),
             Then::Cli(_) => (None, None),
@@ -153,10 +169,12 @@ async fn login_cli(State(state): State<Arc<OidcState>>, headers: HeaderMap, quer
 
 async fn callback(State(state): State<Arc<OidcState>>, headers: HeaderMap, query: Result<Query<Callback>, QueryRejection>) -> Response {
     let Ok(Query(callback)) = query else { return sentence(StatusCode::BAD_REQUEST, "expected each parameter once, in UTF-8") };
+    // Asked first: an attempt is good once, and this one may come again.
+    let Some(relying_party) = state.provider.relying_party() else { return no_provider() };
     let found = state.attempt(&headers, callback.state.as_deref());
     let Some((attempt, then)) = found else { return login_refused(&LoginError::State) };
     let used = state.cookies.login(attempt.state());
-    let mut response = match (state.land(&headers, attempt, callback, &then).await, then) {
+    let mut response = match (state.land(relying_party, &headers, attempt, callback, &then).await, then) {
         (Ok(landed), _) => landed,
         (Err(refusal), Then::Browser) => refusal,
         // The command line waits; it hears that it failed, the person reads why at the authority's log.
@@ -309,6 +327,14 @@ fn login_refused(e: &LoginError) -> Response {
     };
     tracing::warn!(error = %e, "login.refused");
     sentence(status, &e.to_string())
+}
+
+/// The authority runs, and has not found the provider yet.
+fn no_provider() -> Response {
+    let text = "nobody can sign in just now: the OpenID provider has not answered this authority since it was started; try again in a minute";
+    let mut response = sentence(StatusCode::SERVICE_UNAVAILABLE, text);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("30"));
+    response
 }
 
 fn sign_in_refused(e: &SignInError) -> Response {

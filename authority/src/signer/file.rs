@@ -188,11 +188,11 @@ impl Signer for FileSigner {
     fn key_for(&self, usage: KeyUse, from: UtcMillis, until: UtcMillis) -> Option<Key> {
         self.with(usage, from, until, Key::of)
     }
-    fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<Vec<u8>, SignError> {
+    fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<(Vec<u8>, Key), SignError> {
         let ms = |secs: u64| UtcMillis(secs.saturating_mul(1000));
         let (from, until) = (ms(block.not_before_secs), ms(block.expires_secs));
-        let minted = self.with(KeyUse::Root, from, until, |key| procura_verifier::token::mint(block, key, next_seed));
-        Ok(minted.ok_or(SignError::NoKey { usage: KeyUse::Root, from, until })??)
+        let minted = self.with(KeyUse::Root, from, until, |key| Ok((procura_verifier::token::mint(block, key, next_seed)?, Key::of(key))));
+        minted.ok_or(SignError::NoKey { usage: KeyUse::Root, from, until })?
     }
     fn card(&self, card: &AgentCard, by: &Key) -> Option<SignedCard> {
         self.at_hand().keys.get(&(KeyUse::Card, *by)).map(|key| card.sign(key))

@@ -48,8 +48,8 @@ pub trait Signer: Send + Sync {
     fn holds(&self, usage: KeyUse, key: &Key) -> bool;
     /// The key that would sign what holds from `from` to `until`.
     fn key_for(&self, usage: KeyUse, from: UtcMillis, until: UtcMillis) -> Option<Key>;
-    /// Root key: a token with this block 0. `next_seed` is 32 random bytes, used once.
-    fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<Vec<u8>, SignError>;
+    /// Root key: a token with this block 0, and the key that signed it. `next_seed` is 32 random bytes, used once.
+    fn mint(&self, block: &Block0, next_seed: [u8; 32]) -> Result<(Vec<u8>, Key), SignError>;
     /// Card key `by`, whose window holds the card.
     fn card(&self, card: &AgentCard, by: &Key) -> Option<SignedCard>;
     /// Event key. Called before the commit that stores the leaf; nobody sees it before.

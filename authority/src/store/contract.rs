@@ -257,7 +257,8 @@ async fn a_refused_change_leaves_the_others_and_writes_nothing(store: Arc<dyn St
 async fn each_condition_is_asked(store: Arc<dyn Store>) {
     one(&*store, 1, registered()).await.unwrap();
     one(&*store, 2, floor(1)).await.unwrap();
-    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), receipt(1, None, 0), Row::KeyList(1, vec![1])]))
+    let root = Row::RootKeyKilled(Key::from_bytes([71; 32]));
+    one(&*store, 3, rows(vec![Row::Verifier(verifier()), Row::Jti(AGENT, JtiHash([1; 32]), NOW), receipt(1, None, 0), Row::KeyList(1, vec![1]), root]))
         .await
         .unwrap();
     let (human, other) = (FloorScope::Human(HUMAN), AgentId::from_bytes([50; 16]));
@@ -268,6 +269,7 @@ async fn each_condition_is_asked(store: Arc<dyn Store>) {
         (needs(Require::KeyLive(other, KEY)), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
         (needs(Require::KeyLive(AGENT, Key::from_bytes([9; 32]))), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
         (needs(Require::DelegationLive(DELEGATION, 2)), Refused::DelegationMoved(1), needs(Require::DelegationLive(DELEGATION, 1))),
+        (needs(Require::RootKeyLives(Key::from_bytes([71; 32]))), Refused::RootKeyKilled(Key::from_bytes([71; 32])), needs(Require::RootKeyLives(Key::from_bytes([72; 32])))),
         (needs(Require::Enrolled(VerifierId::from_bytes([1; 16]))), Refused::NotEnrolled, needs(Require::Enrolled(verifier().id))),
         (
             rows(vec![Row::Human(Human { id: HumanId::from_bytes([60; 16]), subject: subject("alice") })]),
@@ -339,6 +341,18 @@ async fn each_condition_is_asked(store: Arc<dyn Store>) {
 
 fn needs(require: Require) -> Change {
     Change { requires: vec![require], ..Change::default() }
+}
+
+async fn a_killed_root_key_stays_killed_and_stops_what_follows_it_in_the_batch(store: Arc<dyn Store>) {
+    let (key, lives) = (Key::from_bytes([71; 32]), Require::RootKeyLives(Key::from_bytes([71; 32])));
+    assert_eq!(store.killed_root_keys().await.unwrap(), []);
+    let kill = || rows(vec![Row::RootKeyKilled(key)]);
+    let done = store.commit(&batch(1, vec![needs(lives.clone()), kill(), needs(lives.clone()), kill()])).await.unwrap();
+    assert_eq!(done.outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true]);
+    assert_eq!(done.outcomes[2], Err(Refused::RootKeyKilled(key)));
+    assert_eq!(one(&*store, 2, needs(lives)).await, Err(Refused::RootKeyKilled(key)));
+    assert!(one(&*store, 3, kill()).await.is_ok(), "a second time");
+    assert_eq!(store.killed_root_keys().await.unwrap(), [key]);
 }
 
 async fn within_a_batch_the_first_wins(store: Arc<dyn Store>) {
@@ -443,6 +457,7 @@ macro_rules! holds_on {
             feed_messages_are_numbered_and_chained_without_holes,
             a_refused_change_leaves_the_others_and_writes_nothing,
             each_condition_is_asked,
+            a_killed_root_key_stays_killed_and_stops_what_follows_it_in_the_batch,
             within_a_batch_the_first_wins,
             a_batch_is_committed_at_most_once,
             a_row_written_twice_in_a_batch_is_as_the_last_says,
@@ -539,7 +554,7 @@ mod only_sqlite {
         assert!(statements.len() > 30, "{} statements", statements.len());
         for sql in statements {
             // Whose tables are short: one row a tenant, one a key list, one a verifier. `verifiers()` wants them all.
-            let short = ["head", "key_list", "verifier", "drill"]
+            let short = ["head", "key_list", "verifier", "drill", "killed_root_key"]
                 .iter()
                 .any(|t| sql.contains(&format!("FROM {t} WHERE tenant = ?1")) || sql.starts_with("UPDATE head"));
             let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut c).await.unwrap();

@@ -2,7 +2,7 @@
 
 mod snapshot;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -52,6 +52,7 @@ struct State {
     tiles: HashMap<(u8, u64), Vec<u8>>,
     feed: BTreeMap<(u64, u64), FeedRow>,
     key_lists: BTreeMap<u64, Vec<u8>>,
+    killed_root_keys: BTreeSet<Key>,
     generations: HashMap<FloorScope, u64>,
     humans: HashMap<HumanId, Human>,
     agents: HashMap<AgentId, Agent>,
@@ -83,6 +84,7 @@ impl Memory {
             tiles: HashMap::new(),
             feed: BTreeMap::new(),
             key_lists: BTreeMap::new(),
+            killed_root_keys: BTreeSet::new(),
             generations: HashMap::new(),
             humans: HashMap::new(),
             agents: HashMap::new(),
@@ -156,6 +158,7 @@ impl State {
             names: self.agents.values().filter(|a| n.names.contains(&a.name)).map(|a| (a.name.clone(), a.id)).collect(),
             keys: n.keys.iter().filter_map(|k| self.keys.get(k).map(|r| (*k, (r.agent, r.state)))).collect(),
             verifier_keys: self.verifiers.values().map(|v| v.key).filter(|k| n.keys.contains(k)).collect(),
+            killed_root_keys: n.root_keys.iter().filter(|k| self.killed_root_keys.contains(*k)).copied().collect(),
             delegations: n.delegations.iter().filter_map(|id| self.delegations.get(id).map(|d| (*id, (d.version, d.state)))).collect(),
             jtis: n.jtis.intersection(&self.jtis).copied().collect(),
             subjects: self.humans.values().filter(|h| n.subjects.contains(&h.subject)).map(|h| (h.subject.clone(), h.id)).collect(),
@@ -182,6 +185,7 @@ impl State {
                     Row::Generation(scope, to) => _ = self.generations.insert(scope, to),
                     Row::Jti(agent, jti, _) => _ = self.jtis.insert((agent, jti)),
                     Row::KeyList(version, signed) => _ = self.key_lists.insert(version, signed),
+                    Row::RootKeyKilled(key) => _ = self.killed_root_keys.insert(key),
                     Row::EpochStart(..) => {}
                     Row::Drill(at) => self.drill = Some((at, placed.leaves.start)),
                     Row::Verifier(v) => _ = self.verifiers.insert(v.id, v),
@@ -258,6 +262,9 @@ impl Store for Memory {
     }
     fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>> {
         self.read(|s| s.key_lists.last_key_value().map(|(v, b)| (*v, b.clone())))
+    }
+    fn killed_root_keys(&self) -> Answering<'_, Vec<Key>> {
+        self.read(|s| s.killed_root_keys.iter().copied().collect())
     }
     fn generations<'a>(&'a self, of: &'a [FloorScope]) -> Answering<'a, Vec<u64>> {
         self.read(|s| of.iter().map(|scope| s.generations.get(scope).copied().unwrap_or(0)).collect())

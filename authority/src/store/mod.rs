@@ -147,6 +147,8 @@ pub enum Require {
     Enrolled(VerifierId),
     /// No newer key list than this stands: the change's leaves were signed under it (`spec/log.md` section 3).
     KeyList(u64),
+    /// The root key was not revoked: what it signed is worth nothing afterwards.
+    RootKeyLives(Key),
 }
 
 /// Something to write. Rows that may exist once are checked without being asked.
@@ -168,6 +170,8 @@ pub enum Row {
     Jti(AgentId, JtiHash, UtcMillis),
     /// The next key list: version and signed bytes.
     KeyList(u64, Vec<u8>),
+    /// A root key is revoked, for good. A second time changes nothing.
+    RootKeyKilled(Key),
     /// A verifier enrolled, or one in force retired.
     Verifier(Verifier),
     /// The kill switch was tried at that moment; the change's first leaf says how it went.
@@ -283,6 +287,9 @@ pub enum Refused {
     /// It is not the next one.
     #[error("expected key list version {0}")]
     KeyListMoved(u64),
+    /// Somebody revoked it in between.
+    #[error("root key {0} was revoked")]
+    RootKeyKilled(Key),
     /// Another verifier is enrolled for it.
     #[error("a verifier is enrolled for this audience already")]
     AudienceTaken,
@@ -373,6 +380,8 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn feed_since(&self, epoch: u64, seq: u64, limit: u32) -> Answering<'_, Vec<FeedRow>>;
     /// The newest signed key list with its version.
     fn key_list(&self) -> Answering<'_, Option<(u64, Vec<u8>)>>;
+    /// The root keys that were revoked by their public key, at most 4,096.
+    fn killed_root_keys(&self) -> Answering<'_, Vec<Key>>;
     /// The generations of these, 0 where none was ever raised, in order. All at one moment.
     fn generations<'a>(&'a self, of: &'a [FloorScope]) -> Answering<'a, Vec<u64>>;
     /// A person by pseudonym.
@@ -419,7 +428,8 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     fn sessions_of(&self, human: HumanId) -> Answering<'_, Vec<Session>>;
     /// The answer remembered under an idempotency key.
     fn find_answer(&self, key: [u8; 32]) -> Answering<'_, Option<Answered>>;
-    /// True if the batch with this id was committed. Waits for a commit that is still under way, so that a `false` stays true.
+    /// True if the batch with this id was committed and is durable. Waits for a commit that is still under way, so that a
+    /// `false` stays true; an error while it is not known.
     /// Remembered for the last thousand batches (SQLite) or an hour (PostgreSQL).
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool>;
     /// What there is beyond where other processes write the same database.

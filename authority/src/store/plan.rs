@@ -24,6 +24,7 @@ pub(super) struct Needs {
     pub agents: HashSet<AgentId>,
     pub names: HashSet<Name>,
     pub keys: HashSet<Key>,
+    pub root_keys: HashSet<Key>,
     pub delegations: HashSet<DelegationId>,
     pub jtis: HashSet<(AgentId, JtiHash)>,
     pub subjects: HashSet<Subject>,
@@ -45,6 +46,7 @@ impl Needs {
                     Require::KeyLive(_, key) => _ = n.keys.insert(*key),
                     Require::DelegationLive(id, _) => _ = n.delegations.insert(*id),
                     Require::Enrolled(id) => _ = n.verifiers.insert(*id),
+                    Require::RootKeyLives(key) => _ = n.root_keys.insert(*key),
                     Require::KeyList(_) => {}
                 }
             }
@@ -63,7 +65,7 @@ impl Needs {
                     Row::Receipt(r) => n.receipts.extend(std::iter::once(r.slot).chain(r.after)),
                     Row::Answer(a) => _ = n.answers.insert(a.key),
                     Row::Spent(secret, _) => _ = n.spent.insert(*secret),
-                    Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
+                    Row::RootKeyKilled(_) | Row::Delegation(_) | Row::Token(_) | Row::KeyList(..) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) | Row::EpochStart(..) => {}
                 }
             }
         }
@@ -80,6 +82,8 @@ pub(super) struct Facts {
     pub keys: HashMap<Key, (AgentId, KeyState)>,
     /// Of the keys asked about, those that enrolled verifiers have.
     pub verifier_keys: HashSet<Key>,
+    /// Of the root keys asked about, those that were revoked.
+    pub killed_root_keys: HashSet<Key>,
     pub delegations: HashMap<DelegationId, (u32, DelegationState)>,
     pub jtis: HashSet<(AgentId, JtiHash)>,
     pub subjects: HashMap<Subject, HumanId>,
@@ -200,6 +204,7 @@ impl Facts {
                 Some((_, DelegationState::Revoked { .. })) | None => Err(Refused::DelegationNotLive),
             },
             Require::Enrolled(id) => ok(self.verifiers.contains(id), Refused::NotEnrolled),
+            Require::RootKeyLives(key) => ok(!self.killed_root_keys.contains(key), Refused::RootKeyKilled(*key)),
             Require::KeyList(newest) => ok(self.key_list <= *newest, Refused::KeyListMoved(self.key_list + 1)),
         }
     }
@@ -230,6 +235,8 @@ impl Facts {
             Row::Spent(secret, _) => ok(!self.spent.contains(secret), Refused::Spent),
             // Their keys are random or hashes of something random: a second one is a broken source of randomness, and the primary key stops it.
             Row::Token(_) | Row::Opening(_) | Row::Session(_) | Row::Drill(_) => Ok(()),
+            // As often as one likes: a kill is never too late.
+            Row::RootKeyKilled(_) => Ok(()),
             // [`Plan::make`] has asked.
             Row::EpochStart(..) => Ok(()),
         }
@@ -248,6 +255,7 @@ impl Facts {
                 Row::Generation(scope, to) => _ = self.generations.insert(*scope, *to),
                 Row::Jti(agent, jti, _) => _ = self.jtis.insert((*agent, *jti)),
                 Row::KeyList(version, _) => self.key_list = *version,
+                Row::RootKeyKilled(key) => _ = self.killed_root_keys.insert(*key),
                 Row::Verifier(v) if v.retired.is_some() => {
                     self.verifiers.remove(&v.id);
                     self.audiences.remove(&v.audience);

@@ -8,6 +8,7 @@ pub(crate) mod server;
 mod session;
 mod shared;
 mod snapshot;
+mod standby;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -179,6 +180,19 @@ impl Store for Postgres {
             )
             .await?;
             row.map(|(version, signed)| Ok((number(version, "key_list", "version")?, signed))).transpose()
+        }
+        .boxed()
+    }
+
+    fn killed_root_keys(&self) -> Answering<'_, Vec<Key>> {
+        async {
+            let rows: Vec<Vec<u8>> = within(
+                sqlx::query_scalar("SELECT key FROM killed_root_key WHERE tenant = $1 ORDER BY key LIMIT 4096")
+                    .bind(self.tenant.as_str())
+                    .fetch_all(&self.readers),
+            )
+            .await?;
+            rows.iter().map(|key| Ok(Key::from_bytes(fixed(key, "killed_root_key", "key")?))).collect()
         }
         .boxed()
     }
@@ -463,19 +477,28 @@ impl Store for Postgres {
     }
 
     fn has_batch(&self, id: [u8; 16]) -> Answering<'_, bool> {
-        within(async move {
-            let mut tx = self.readers.begin_with(write::BEGIN).await?;
-            // The commit that is asked about may still be on its way, or waiting for its standby: it holds this lock until
-            // it is decided, and loses it after its idle timeout. A standby that lags cannot give the lock, so it cannot say no.
-            sqlx::query_scalar::<_, i64>("SELECT tree_size FROM head WHERE tenant = $1 FOR UPDATE").bind(self.tenant.as_str()).fetch_one(&mut *tx).await?;
-            let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM batch WHERE tenant = $1 AND id = $2)")
-                .bind(self.tenant.as_str())
-                .bind(id.to_vec())
-                .fetch_one(&mut *tx)
-                .await?;
-            tx.rollback().await?;
+        async move {
+            let mut connection = within(self.readers.acquire()).await?;
+            let found = within(async {
+                let mut tx = connection.begin_with(write::BEGIN).await?;
+                // The commit that is asked about may still be on its way, or waiting for its standby: it holds this lock until
+                // it is decided, and loses it after its idle timeout. A standby that lags cannot give the lock, so it cannot say no.
+                sqlx::query_scalar::<_, i64>("SELECT tree_size FROM head WHERE tenant = $1 FOR UPDATE").bind(self.tenant.as_str()).fetch_one(&mut *tx).await?;
+                let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM batch WHERE tenant = $1 AND id = $2)")
+                    .bind(self.tenant.as_str())
+                    .bind(id.to_vec())
+                    .fetch_one(&mut *tx)
+                    .await?;
+                tx.rollback().await?;
+                Ok(found)
+            })
+            .await?;
+            // Visible here is not durable: its wait for the standby may have been cancelled. Without the lock, others go on.
+            if found {
+                standby::settled(&mut connection).await?;
+            }
             Ok(found)
-        })
+        }
         .boxed()
     }
 
@@ -499,6 +522,10 @@ impl Shared for Postgres {
 
     fn standby(&self) -> Standby {
         self.beats.standby()
+    }
+
+    fn settled(&self) -> Answering<'_, ()> {
+        async move { standby::settled(&mut *within(self.readers.acquire()).await?).await }.boxed()
     }
 }
 

@@ -3,7 +3,7 @@
 use procura_verifier::ids::{ClockId, UtcMillis};
 use tokio::sync::watch;
 
-use super::{Answering, Head};
+use super::{Answering, Head, Store, StoreError};
 
 /// What one beat transaction saw. It was committed after it had seen it, on the primary, and on the synchronous standbys
 /// where there are some.
@@ -37,12 +37,23 @@ pub enum Standby {
     None,
 }
 
+/// [`Shared::settled`] where other processes write; where this one is alone, what can be read is durable.
+pub async fn settled(store: &dyn Store) -> Result<(), StoreError> {
+    match store.shared() {
+        Some(shared) => shared.settled().await,
+        None => Ok(()),
+    }
+}
+
 /// A store that several processes write.
 pub trait Shared: Send + Sync {
     /// One beat transaction, begun after this call. An error proves nothing, and nothing may be signed then.
     fn beat(&self, replica: ClockId) -> Answering<'_, Beaten>;
     /// Says when somebody, this process included, may have committed.
     fn hints(&self) -> watch::Receiver<Hint>;
+    /// Returns once all that was readable when this was called is where COMMIT waits for it to be. A commit whose wait for
+    /// its standby was cancelled can be read before it is there: nobody may be told of it until then.
+    fn settled(&self) -> Answering<'_, ()>;
     /// What was so at the last beat or at the start.
     fn standby(&self) -> Standby;
 }

@@ -169,6 +169,18 @@ impl Store for Sqlite {
         .boxed()
     }
 
+    fn killed_root_keys(&self) -> Answering<'_, Vec<Key>> {
+        async {
+            let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT key FROM killed_root_key WHERE tenant = ?1 ORDER BY key LIMIT 4096")
+                .bind(self.tenant.as_str())
+                .fetch_all(&self.readers)
+                .await
+                .map_err(unavailable)?;
+            rows.iter().map(|(key,)| Ok(Key::from_bytes(fixed(key, "killed_root_key", "key")?))).collect()
+        }
+        .boxed()
+    }
+
     fn generations<'a>(&'a self, of: &'a [FloorScope]) -> Answering<'a, Vec<u64>> {
         async move {
             // One statement, hence one moment.

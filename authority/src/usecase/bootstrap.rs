@@ -96,6 +96,9 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
             return Err(BootstrapError::NotListed { usage });
         }
     }
+    for key in start.store.killed_root_keys().await? {
+        keys.kill_root(key);
+    }
     start.signer.follow(Arc::clone(&keys));
     let Start { store, signer, clock, rngs: [mut rng, writer_rng], released, session_secret, origin, grants, .. } = start;
     let seals = Seals::new(&session_secret, &tenant);
@@ -136,7 +139,7 @@ pub async fn bootstrap(mut start: Start, first_list: impl FnOnce(UtcMillis) -> U
     let writer = Writer::start(parts).await?;
     tokio::spawn(take_over_lists(feed.key_lists(), Arc::downgrade(&keys), Arc::downgrade(&store), Arc::clone(&clock)));
     let (cutter, cutters_clock) = (Arc::clone(&signer), Arc::clone(&clock));
-    tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::feed::snapshot::Policy::default()));
+    tokio::spawn(crate::feed::snapshot::keep_cutting(Arc::downgrade(&store), cutter, cutters_clock, crate::failpoint::snapshots()));
     let context = Arc::new(Context { tenant, store, writer, signer, clock, rng: Mutex::new(rng), keys, grants, seals, feed, watch, metrics });
     super::publish_keys::keep_warning(&context);
     Ok(Started { context, key_list: signed, origin })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use procura_verifier::claims::Audience;
+use procura_verifier::decision::Mode;
 use procura_verifier::ids::{BootTime, VerifierId};
 
 use super::revoke::{RevokeError, Revoked, Target, revoke};
@@ -12,7 +13,7 @@ use crate::domain::principal::Principal;
 use crate::domain::verifier::Verifier;
 use crate::log::event::{self, Actor, Covered, Encoded, NotCovered, Standing};
 use crate::store::{Change, Row};
-use crate::watch::{Heard, RUN_MEMORY_MS, Run, Waiting};
+use crate::watch::{Gone, Heard, Run, Waiting, memory_ms};
 
 /// Longest wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(15);
@@ -37,7 +38,7 @@ pub struct Standpoint {
     pub verifier: VerifierId,
     /// For which service and instance.
     pub audience: Audience,
-    /// Which run; none of one that was never heard of.
+    /// Which run; none of one that was never heard of, and of those that made room for later ones.
     pub run: Option<[u8; 16]>,
     /// Where it stands.
     pub standing: Standing,
@@ -166,7 +167,8 @@ async fn look(ctx: &Context, mut waiting: Waiting, revoked: &Revoked, patience: 
         let now = ctx.clock.boot();
         let elapsed_ms = now.micros_since(committed) / 1000;
         let over = elapsed_ms >= ms(patience);
-        let Look { runs, next_ms } = judge(&enrolled, &ctx.watch.runs(), target, elapsed_ms, now, over, &mut confirmed);
+        let known = Known { enrolled: &enrolled, heard: &ctx.watch.runs(), gone: &ctx.watch.gone() };
+        let Look { runs, next_ms } = judge(&known, target, elapsed_ms, now, over, &mut confirmed);
         if next_ms.is_none() || over {
             let mut runs = runs;
             runs.sort_by_cached_key(|s| (rank(&s.standing), s.audience.clone()));
@@ -188,39 +190,53 @@ struct Look {
     next_ms: Option<u64>,
 }
 
+/// Who is enrolled, and what was heard of them.
+struct Known<'a> {
+    enrolled: &'a [Verifier],
+    heard: &'a [Heard],
+    gone: &'a [(VerifierId, Gone)],
+}
+
 /// Where everybody stands at a moment. `confirmed` keeps the first word of each run: a later one would look slower.
 fn judge(
-    enrolled: &[Verifier],
-    heard: &[Heard],
+    known: &Known<'_>,
     (epoch, seq): (u64, u64),
     elapsed_ms: u64,
     now: BootTime,
     over: bool,
     confirmed: &mut BTreeMap<Run, (u64, Vec<u8>)>,
 ) -> Look {
-    let mut look = Look { runs: Vec::with_capacity(enrolled.len()), next_ms: None };
-    for v in enrolled {
-        let of: Vec<&Heard> = heard.iter().filter(|h| h.verifier == v.id).collect();
+    let mut look = Look { runs: Vec::with_capacity(known.enrolled.len()), next_ms: None };
+    let unconfirmed = |mode: Mode, next_ms: &mut Option<u64>| match mode.bound_ms().map(u64::from) {
+        // It allows only on knowledge of at most its bound ago: of before the commit no more.
+        Some(bound_ms) if elapsed_ms >= bound_ms + FENCE_MARGIN_MS => Standing::Fenced { bound_ms },
+        bound_ms => {
+            if !over {
+                let next = bound_ms.map_or(u64::MAX, |ms| (ms + FENCE_MARGIN_MS).saturating_sub(elapsed_ms));
+                *next_ms = Some(next_ms.unwrap_or(u64::MAX).min(next));
+            }
+            Standing::NotCovered { why: if bound_ms.is_some() { NotCovered::LongerBound } else { NotCovered::BestEffort } }
+        }
+    };
+    for v in known.enrolled {
+        let of: Vec<&Heard> = known.heard.iter().filter(|h| h.verifier == v.id).collect();
         let newest = of.iter().map(|h| h.heard).max();
-        let counted = of.into_iter().filter(|h| Some(h.heard) == newest || h.streams > 0 || now.micros_since(h.heard) <= RUN_MEMORY_MS * 1000);
+        let counted = of.into_iter().filter(|h| Some(h.heard) == newest || h.streams > 0 || now.micros_since(h.heard) <= memory_ms(h.mode) * 1000);
         let before = look.runs.len();
         for h in counted {
             if let Some(seen) = h.seen.as_ref().filter(|s| s.has(epoch, seq)) {
                 confirmed.entry((h.verifier, h.run)).or_insert_with(|| (elapsed_ms, seen.signed.clone()));
             }
-            let standing = match (confirmed.get(&(h.verifier, h.run)), h.mode.bound_ms().map(u64::from)) {
-                (Some((after_ms, ack)), _) => Standing::Confirmed { after_ms: *after_ms, ack: Encoded(ack.clone()) },
-                // It allows only on knowledge of at most its bound ago: of before the commit no more.
-                (None, Some(bound_ms)) if elapsed_ms >= bound_ms + FENCE_MARGIN_MS => Standing::Fenced { bound_ms },
-                (None, bound_ms) => {
-                    if !over {
-                        let next_ms = bound_ms.map_or(u64::MAX, |ms| (ms + FENCE_MARGIN_MS).saturating_sub(elapsed_ms));
-                        look.next_ms = Some(look.next_ms.unwrap_or(u64::MAX).min(next_ms));
-                    }
-                    Standing::NotCovered { why: if bound_ms.is_some() { NotCovered::LongerBound } else { NotCovered::BestEffort } }
-                }
+            let standing = match confirmed.get(&(h.verifier, h.run)) {
+                Some((after_ms, ack)) => Standing::Confirmed { after_ms: *after_ms, ack: Encoded(ack.clone()) },
+                None => unconfirmed(h.mode, &mut look.next_ms),
             };
             look.runs.push(Standpoint { verifier: v.id, audience: v.audience.clone(), run: Some(h.run), standing });
+        }
+        // Whoever made room for later runs can confirm nothing any more, and may still allow.
+        if let Some((_, gone)) = known.gone.iter().find(|(id, _)| *id == v.id) {
+            let standing = unconfirmed(gone.mode, &mut look.next_ms);
+            look.runs.push(Standpoint { verifier: v.id, audience: v.audience.clone(), run: None, standing });
         }
         if look.runs.len() == before {
             // Enrolled and never heard of: no word is waited for.

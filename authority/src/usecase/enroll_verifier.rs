@@ -32,6 +32,9 @@ pub enum EnrollError {
     /// An agent has this key, or a verifier.
     #[error("key {0} is registered already")]
     KeyTaken(Key),
+    /// A verifier has this id.
+    #[error("verifier {0} is known already")]
+    IdTaken(VerifierId),
     /// Killed since they signed in.
     #[error(transparent)]
     SignedOut(#[from] SignedOut),
@@ -42,6 +45,19 @@ pub enum EnrollError {
 
 /// Enrols a key as the verifier of a service's instance.
 pub async fn enroll_verifier(ctx: &Context, by: &Principal, audience: Audience, key: Key) -> Result<Enrolled, EnrollError> {
+    enroll_as(ctx, by, VerifierId::from_bytes(ctx.random()), audience, key).await
+}
+
+/// Enrols under the id that a verifier had before a restored backup lost its enrolment: what it has signed since is taken in then.
+pub async fn enroll_again(ctx: &Context, by: &Principal, id: VerifierId, audience: Audience, key: Key) -> Result<Enrolled, EnrollError> {
+    // For admins alone; who is retired stays so.
+    if by.has(Role::Admin) && ctx.store.find_verifier(id).await.map_err(Unavailable::from)?.is_some() {
+        return Err(EnrollError::IdTaken(id));
+    }
+    enroll_as(ctx, by, id, audience, key).await
+}
+
+async fn enroll_as(ctx: &Context, by: &Principal, id: VerifierId, audience: Audience, key: Key) -> Result<Enrolled, EnrollError> {
     let actor = match by {
         _ if !by.has(Role::Admin) => return Err(EnrollError::Forbidden),
         Principal::Human { id, .. } => Actor::Human(*id),
@@ -51,7 +67,7 @@ pub async fn enroll_verifier(ctx: &Context, by: &Principal, audience: Audience, 
     if audience.service().as_str() == super::drill::NAME {
         return Err(EnrollError::AudienceTaken(audience));
     }
-    let (id, now) = (VerifierId::from_bytes(ctx.random()), ctx.now());
+    let now = ctx.now();
     let instance = audience.as_str().split_once('/').map_or("", |(_, instance)| instance).to_owned();
     let leaf = event::Verifier { verifier: id, key, service: audience.service().to_string(), instance, by: actor };
     let verifier = Verifier { id, key, audience: audience.clone(), enrolled: now, retired: None };
@@ -85,5 +101,14 @@ mod tests {
         let other: Audience = "payments/2".parse().unwrap();
         assert_eq!(enroll_verifier(&app.ctx, &root, other.clone(), key(9)).await, Err(EnrollError::KeyTaken(key(9))));
         enroll_verifier(&app.ctx, &root, other, key(8)).await.unwrap();
+
+        // Under the id of before, which nobody has now.
+        let (lost, third): (_, Audience) = (VerifierId::from_bytes([9; 16]), "payments/3".parse().unwrap());
+        assert_eq!(enroll_again(&app.ctx, &alice, lost, third.clone(), key(7)).await, Err(EnrollError::Forbidden));
+        assert_eq!(enroll_again(&app.ctx, &alice, done.verifier, third.clone(), key(7)).await, Err(EnrollError::Forbidden), "who may not ask is not told");
+        assert_eq!(enroll_again(&app.ctx, &root, lost, third.clone(), key(7)).await.unwrap().verifier, lost);
+        for known in [lost, done.verifier] {
+            assert_eq!(enroll_again(&app.ctx, &root, known, "payments/4".parse().unwrap(), key(6)).await, Err(EnrollError::IdTaken(known)));
+        }
     }
 }

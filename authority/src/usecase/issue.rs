@@ -2,6 +2,7 @@
 
 use procura_verifier::claims::{Block0, HumanRef, Name};
 use procura_verifier::ids::{DelegationId, Key, Tid, UtcMillis};
+use procura_verifier::key_list::KeyUse;
 use procura_verifier::token::{UnverifiedToken, block0_hash};
 use sha2::{Digest as _, Sha256};
 
@@ -9,6 +10,7 @@ use super::{Context, Unavailable, log_generations};
 use crate::agent_auth::Assertion;
 use crate::domain::delegation::{Delegation, DelegationState};
 use crate::log::event;
+use crate::signer::SignError;
 use crate::store::{Change, JtiHash, Refused, Require, Row, TokenRecord};
 use crate::writer::WriteError;
 
@@ -63,6 +65,11 @@ pub enum IssueError {
     /// A service that the grant does not name.
     #[error("audience `{0}` is not one of the delegation's")]
     Audience(Name),
+    /// The root key was revoked, and there is no other: tokens under it are refused everywhere.
+    #[error(
+        "the root key was revoked and no other holds for so long: publish a key list with a new root key (`procura keys prepare --rotate root …`, `procura keys sign`, `procura keys publish`)"
+    )]
+    RootKeyRevoked,
     /// Nothing or too much.
     #[error("expected a life of at least one second and 1 to 8 audiences, none twice")]
     Request,
@@ -84,7 +91,10 @@ pub async fn issue(ctx: &Context, by: &Assertion, asked: &Mint) -> Result<Issued
     }
     let now = ctx.now();
     let block = block0(ctx, &d, asked, now)?;
-    let token = ctx.signer.mint(&block, ctx.random()).map_err(|e| Unavailable::Store(format!("token: {e}")))?;
+    let (token, root) = match ctx.signer.mint(&block, ctx.random()) {
+        Err(SignError::NoKey { .. }) if ctx.a_root_key_was_killed() => return Err(IssueError::RootKeyRevoked),
+        minted => minted.map_err(|e| Unavailable::Store(format!("token: {e}")))?,
+    };
     let parsed = UnverifiedToken::parse(&token).map_err(|e| Unavailable::Store(format!("token: {e}")))?;
     let (tid, expires_secs) = (block.tid, block.expires_secs);
     let leaf = event::Issue {
@@ -99,6 +109,8 @@ pub async fn issue(ctx: &Context, by: &Assertion, asked: &Mint) -> Result<Issued
     };
     let mut requires: Vec<_> = d.recorded().into_iter().map(|(scope, g)| Require::NotBelowFloor(scope, g)).collect();
     requires.extend([Require::DelegationLive(d.id, d.version), Require::AgentActive(d.agent), Require::KeyLive(d.agent, asked.holder)]);
+    // A mint that was signed before the kill committed must not commit after it.
+    requires.push(Require::RootKeyLives(root));
     let record = TokenRecord { tid, delegation: d.id, expires_secs, ancestors: Vec::new(), revoked: None };
     let rows = vec![Row::Token(record), Row::Jti(by.agent, jti_hash(&by.jti), by.exp)];
     let written = ctx.writer.submit(Change { requires, rows, leaves: vec![ctx.leaf(leaf, now)?], items: Vec::new() }).await.map_err(|e| match e {
@@ -107,6 +119,15 @@ pub async fn issue(ctx: &Context, by: &Assertion, asked: &Mint) -> Result<Issued
         WriteError::Refused(Refused::DelegationMoved(_)) => Unavailable::Busy.into(),
         WriteError::Refused(Refused::AgentNotActive | Refused::KeyNotLive) => IssueError::NotActive,
         WriteError::Refused(Refused::JtiSpent) => IssueError::Replayed,
+        WriteError::Refused(Refused::RootKeyKilled(key)) => {
+            // Killed here in between, or at another replica: from now on another key signs, if there is one.
+            ctx.keys.kill_root(key);
+            let ms = |secs: u64| UtcMillis(secs.saturating_mul(1000));
+            match ctx.signer.key_for(KeyUse::Root, ms(block.not_before_secs), ms(expires_secs)) {
+                Some(_) => Unavailable::Busy.into(),
+                None => IssueError::RootKeyRevoked,
+            }
+        }
         e => Unavailable::from_write(e).into(),
     })?;
     Ok(Issued { token, tid, expires_secs, leaf: written.placed.leaves.start })

@@ -10,6 +10,7 @@ pub mod enroll_verifier;
 pub mod events;
 pub mod inspect;
 pub mod issue;
+pub mod parts;
 pub mod publish_keys;
 pub mod receipts;
 pub mod recover;
@@ -23,6 +24,8 @@ pub mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod killed_root;
 #[cfg(test)]
 mod lies;
 #[cfg(test)]
@@ -181,6 +184,8 @@ impl Context {
         if answered.answer.request != once.request {
             return Err(RecallError::OtherRequest);
         }
+        // Whoever committed it may not have been allowed to answer yet.
+        crate::store::shared::settled(&*self.store).await.map_err(|e| RecallError::Unavailable(e.into()))?;
         let body = serde_json::from_str(&answered.answer.body).map_err(|e| RecallError::Unavailable(Unavailable::Store(e.to_string())))?;
         Ok(Some((body, answered.placed)))
     }

@@ -7,6 +7,7 @@ use procura_verifier::ids::{Key, UtcMillis};
 use procura_verifier::key_list::{KeyListError, KeyUse, ListedKey, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 
+use super::parts::Rests as _;
 use super::{Context, SignedOut, Unavailable, standing};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
@@ -84,7 +85,7 @@ pub async fn publish(ctx: &Context, by: &Principal, signed: &UnverifiedKeyList, 
         return Err(PublishError::Version { got, expected });
     }
     ctx.signer.reload()?;
-    let found = problems(held.payload(), next.payload(), now, |usage, key| ctx.signer.holds(usage, key));
+    let found = problems(held.payload(), next.payload(), now, |usage, key| ctx.signer.holds(usage, key) && !ctx.keys.is_killed(usage, key));
     let unnamed: Vec<_> = found.into_iter().filter(|p| !p.can_be_forced || !forced.contains(&p.name)).collect();
     if !unnamed.is_empty() {
         return Err(PublishError::Problems(unnamed));
@@ -112,7 +113,7 @@ pub struct Shown {
     pub from_ms: UtcMillis,
     /// Last moment.
     pub until_ms: UtcMillis,
-    /// `dead`, `ended`, `alive` or `later`.
+    /// `dead`, `revoked` (a root key, by `procura revoke key`), `ended`, `alive` or `later`.
     pub state: &'static str,
     /// True if this authority can sign with it.
     pub at_hand: bool,
@@ -123,6 +124,7 @@ pub fn shown(ctx: &Context) -> Vec<Shown> {
     let (list, now) = (ctx.keys.load(), ctx.now());
     let state = |k: &ListedKey| match (list.is_dead(&k.key), now < k.from, k.until < now) {
         (true, ..) => "dead",
+        _ if ctx.keys.is_killed(k.usage, &k.key) => "revoked",
         (_, true, _) => "later",
         (_, _, true) => "ended",
         _ => "alive",
@@ -140,6 +142,8 @@ pub struct Warnings {
     pub sentences: Vec<String>,
     /// True if feed, event or log key is missing at this moment: nothing can be taken back.
     pub cannot_take_back: bool,
+    /// True if one of them is missing or ends within a week: then everything ends.
+    pub urgent: bool,
 }
 
 impl Context {
@@ -150,27 +154,41 @@ impl Context {
         [KeyUse::Event, KeyUse::Feed, KeyUse::Log].into_iter().map(until).min().unwrap_or_default()
     }
 
+    /// True if a root key of the list in force was revoked by its public key.
+    pub(super) fn a_root_key_was_killed(&self) -> bool {
+        self.keys.load().of(KeyUse::Root).any(|k| self.keys.is_killed(KeyUse::Root, &k.key))
+    }
+
     /// What to mend about keys.
     pub fn key_warnings(&self) -> Warnings {
         let now = self.now();
-        let mut warnings = Warnings { sentences: Vec::new(), cannot_take_back: false };
+        let mut warnings = Warnings { sentences: Vec::new(), cannot_take_back: false, urgent: false };
         for usage in KeyUse::ALL {
-            let name = usage.name();
-            match self.signs_until(usage, now) {
-                None => {
-                    warnings.cannot_take_back |= matches!(usage, KeyUse::Event | KeyUse::Feed | KeyUse::Log);
-                    warnings.sentences.push(format!("no {name} key at hand is alive: publish a key list with a new one"));
-                }
-                Some(until) if until < now.plus(WARN_MS) => {
-                    warnings.sentences.push(format!("the last {name} key ends at {until}: publish a key list with a new one"));
-                }
-                Some(_) => {}
-            }
+            let until = self.signs_until(usage, now);
+            warnings.cannot_take_back |= usage.takes_back() && until.is_none();
+            warnings.urgent |= usage.takes_back() && until.is_none_or(|until| until < now.plus(URGENT_MS));
+            warnings.sentences.extend(self.key_warning(usage, now));
         }
         warnings
     }
 
-    fn signs_until(&self, usage: KeyUse, now: UtcMillis) -> Option<UtcMillis> {
+    /// What to mend about the keys of one use.
+    pub(super) fn key_warning(&self, usage: KeyUse, now: UtcMillis) -> Option<String> {
+        let name = usage.name();
+        match self.signs_until(usage, now) {
+            None if usage == KeyUse::Root && self.a_root_key_was_killed() => Some(
+                "the root key was revoked and nothing is minted: publish a key list with a new root key (`procura keys prepare --rotate root …`)".to_owned(),
+            ),
+            None => Some(format!("no {name} key at hand is alive: publish a key list with a new one")),
+            Some(until) if until < now.plus(WARN_MS) => {
+                Some(format!("the last {name} key ends at {until}: publish a key list with a new one; {}", usage.without_it()))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Until when, without a gap from now on, there is a key of this use at hand.
+    pub(super) fn signs_until(&self, usage: KeyUse, now: UtcMillis) -> Option<UtcMillis> {
         self.keys.until(usage, now, |key| self.signer.holds(usage, key))
     }
 }
@@ -185,13 +203,14 @@ pub(super) fn keep_warning(ctx: &Arc<Context>) {
             let Some(ctx) = ctx.upgrade() else { break };
             let warnings = ctx.key_warnings();
             for warning in &warnings.sentences {
-                if warnings.cannot_take_back { tracing::error!(%warning, "keys.ending") } else { tracing::warn!(%warning, "keys.ending") }
+                if warnings.urgent { tracing::error!(%warning, "keys.ending") } else { tracing::warn!(%warning, "keys.ending") }
             }
         }
     });
 }
 
 const WARN_MS: u64 = 30 * 24 * 3_600_000;
+const URGENT_MS: u64 = 7 * 24 * 3_600_000;
 
 #[cfg(test)]
 mod tests;

@@ -140,3 +140,62 @@ pub async fn recover(start: Start, reason: String) -> Result<Recovered, RecoverE
     file.of_epoch(epoch)?.release(done.head.tree, None)?;
     Ok(Recovered { previous, origin, epoch, released, kept })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::*;
+    use super::*;
+    use crate::app::export;
+    use crate::log::bundle::{Bundle, Limits};
+    use crate::log::finding::{Finding, FindingClass};
+    use crate::log::replay::{Summary, replay};
+    use crate::store::contract::tenant;
+    use crate::store::memory::Memory;
+
+    /// What an operator with all keys writes after a break: `kept` says what they claim to have kept.
+    async fn replayed(kept: impl FnOnce(TreeHead) -> TreeHead) -> Result<Summary, Finding> {
+        let (folder, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Arc::new(Memory::new(tenant()));
+        let app = start(Arc::clone(&store) as _, folder.path()).await.unwrap();
+        app.granted().await;
+        let (ctx, head) = (Arc::clone(&app.ctx), app.ctx.store.head().await.unwrap());
+        let tree = |t: TreeHead| event::TreeHead { size: t.size, root: event::Digest(t.root) };
+        let says = event::Recovered {
+            origin: "127.0.0.1/acme/2".to_owned(),
+            previous: "127.0.0.1/acme".to_owned(),
+            released: tree(TreeHead { size: head.tree.size + 3, root: [7; 32] }),
+            kept: tree(kept(head.tree)),
+            reason_hash: event::Digest([1; 32]),
+            by: Actor::LocalOperator,
+        };
+        let before = event::FeedHead { epoch: 1, seq: head.feed.seq, hash: event::Digest(head.feed.hash) };
+        let begins = event::EpochStart { epoch: 2, previous: Some(before), by: Actor::LocalOperator };
+        let leaves = vec![ctx.leaf(says, ctx.now()).unwrap(), ctx.leaf(begins, ctx.now()).unwrap()];
+        let change = Change { rows: vec![Row::EpochStart(2, head.feed)], leaves, ..Change::default() };
+        let feed_key = ctx.signer.key_for(KeyUse::Feed, ctx.now(), ctx.now()).unwrap();
+        let done = ctx.store.commit(&Batch { id: [9; 16], at: ctx.now(), feed_key, changes: vec![change] }).await.unwrap();
+        assert!(done.outcomes[0].is_ok());
+        drop((app, ctx));
+        std::fs::rename(folder.path().join("keys"), after.path().join("keys")).unwrap();
+        let app = start(store, after.path()).await.unwrap();
+        app.granted_more().await;
+        let bytes = export(&app.ctx, &app.ctx.writer.checkpoint()).await.unwrap();
+        replay(&Bundle::read(&bytes, &app.anchors, &tenant(), Limits::default()).unwrap())
+    }
+
+    impl App {
+        /// Something stands after the break as well.
+        async fn granted_more(&self) {
+            let alice = self.person("alice").await;
+            self.register(&alice, "fx-helper", 2).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn replay_computes_the_root_of_what_was_kept() {
+        let whole = replayed(|kept| kept).await.unwrap();
+        assert_eq!(whole.breaks.iter().map(|b| b.lost).collect::<Vec<_>>(), [3]);
+        let found = replayed(|kept| TreeHead { root: [8; 32], ..kept }).await.unwrap_err();
+        assert!(found.class == FindingClass::State && found.to_string().contains("were kept, expected"), "{found}");
+    }
+}

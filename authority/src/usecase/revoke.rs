@@ -117,8 +117,12 @@ pub async fn revoke(ctx: &Context, by: &Principal, target: Target, reason: Optio
         rows.extend(ctx.remember(once, &()));
         let requires = [standing(by), requires].concat();
         let leaf = ctx.leaf(event::Revoke { item: event::Encoded(item.to_bytes()), by: actor, reason_hash, delegation }, ctx.now())?;
+        let killed_root = if let Item::RootKey { key } = &item { Some(*key) } else { None };
         match ctx.writer.submit(Change { requires, rows, items: vec![item], leaves: vec![leaf] }).await {
             Ok(w) => {
+                if let Some(key) = killed_root {
+                    ctx.keys.kill_root(key);
+                }
                 ctx.metrics.revoked(target.word());
                 return Ok(Revoked { feed_seq: w.placed.feed_seq.unwrap_or(0), leaf: w.placed.leaves.start, committed: Some(w.committed) });
             }
@@ -181,7 +185,7 @@ async fn prepare(ctx: &Context, by: &Principal, target: Target) -> Result<Taking
         // A root key is killed by its public key, whatever tokens say: by the key list it is one, and all it signed falls.
         Target::HolderKey(key) if ctx.keys.load().find(KeyUse::Root, &key).is_some() => {
             allowed(false)?;
-            Ok(Taking { item: Item::RootKey { key }, requires: Vec::new(), rows: Vec::new(), delegation: None })
+            Ok(Taking { item: Item::RootKey { key }, requires: Vec::new(), rows: vec![Row::RootKeyKilled(key)], delegation: None })
         }
         Target::HolderKey(key) => {
             let known = ctx.store.find_agent_key(key).await.map_err(Unavailable::from)?;

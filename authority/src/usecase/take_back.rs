@@ -223,6 +223,11 @@ async fn prepare(ctx: &Context, item: &Item) -> Result<Vec<Change>, TakeBackErro
             let known = ctx.store.find_agent_key(*key).await.map_err(Unavailable::from)?;
             rows.extend(known.map(|k| Row::AgentKey(AgentKey { state: KeyState::Revoked, ..k })));
         }
+        Item::RootKey { key } => {
+            // Before the row is there: a mint that is refused a moment too early is no harm.
+            ctx.keys.kill_root(*key);
+            rows.push(Row::RootKeyKilled(*key));
+        }
         _ => {}
     }
     Ok(vec![written(ctx, item, Vec::new(), rows)?])

@@ -1,5 +1,8 @@
 //! Who listens: every enrolled verifier with what is known of it, and the same in numbers.
 
+use procura_verifier::key_list::KeyUse;
+
+use super::parts::parts;
 use super::{Context, Unavailable};
 use crate::domain::human::Role;
 use crate::domain::principal::Principal;
@@ -103,7 +106,14 @@ async fn look(ctx: &Context) -> Result<Gauges, Unavailable> {
     let (all, head, drill) = (everyone(ctx).await?, ctx.store.head().await?, ctx.store.last_drill().await?);
     let modes = |word: &str| all.iter().filter_map(|w| w.runs.first()).filter(|h| h.mode.word() == word).count();
     let age_ms = drill.map(|(at, _)| ctx.now().0.saturating_sub(at.0));
+    // Who could not read the database does not come to this line.
+    let known: Vec<_> = parts(ctx).into_iter().map(|p| (p.name, p.condition as u8)).collect();
+    let left_secs = |usage: KeyUse| ctx.signs_until(usage, ctx.now()).map_or(0, |until| until.0.saturating_sub(ctx.now().0) / 1000);
     Ok(Gauges {
+        parts: [vec![("database", if ctx.writer.is_running() { 0 } else { 2 })], known].concat(),
+        keys_left_secs: KeyUse::ALL.map(|usage| (usage.name(), left_secs(usage))).to_vec(),
+        beat_age_secs: ctx.feed.beat_age_us(ctx.clock.boot()).map(|us| std::time::Duration::from_micros(us).as_secs_f64()),
+        redis: ctx.feed.redis().map(|r| [("published", r.published), ("dropped", r.dropped)]),
         drill_age_secs: age_ms.map(|ms| std::time::Duration::from_millis(ms).as_secs_f64()),
         feed: (head.feed.epoch, head.feed.seq),
         log_size: head.tree.size,

@@ -27,8 +27,14 @@ pub const MAX_STREAMS_EACH: usize = 4;
 pub const MAX_RUNS: usize = 4;
 /// Most streams of one verifier, whatever runs it names: one key that leaked must not take the others' places.
 pub const MAX_STREAMS_OF_ONE: usize = MAX_STREAMS_EACH * MAX_RUNS;
-/// A run that was silent for so long is forgotten when a later one has been heard.
+/// A run that was silent for so long, and for its own bound beside, is forgotten when a later one has been heard.
 pub const RUN_MEMORY_MS: u64 = 60_000;
+
+/// How long a silent run is remembered: it may have heard the feed until a moment ago without a word to us, and until its
+/// bound is over it may go on allowing what it does not know to be revoked. One without a bound is remembered for a day.
+pub fn memory_ms(mode: Mode) -> u64 {
+    mode.bound_ms().map_or(BEST_EFFORT_MEMORY_MS, |bound_ms| RUN_MEMORY_MS + u64::from(bound_ms))
+}
 
 /// One process of a verifier, as its newest acknowledgement says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +78,7 @@ pub enum Notice {
 pub trait Board: Send + Sync {
     /// Writes rows and tells the others. A row whose number is not above the one there changes nothing.
     fn post<'a>(&'a self, rows: &'a [Seen]) -> Answering<'a, ()>;
-    /// The rows posted within this time.
+    /// The rows posted within this time; where that is a day or more, those too that are remembered for longer.
     fn read(&self, within: Duration) -> Answering<'_, Vec<Seen>>;
     /// Asks the others to post at once for [`EAGER`].
     fn ask(&self) -> Answering<'_, ()>;
@@ -106,6 +112,8 @@ struct Inner {
 #[derive(Default)]
 struct Ledger {
     runs: BTreeMap<Run, Entry>,
+    /// Runs that had to make room while they may still have allowed: one entry a verifier.
+    gone: BTreeMap<VerifierId, Gone>,
     /// By verifier, also of runs that were forgotten.
     streams: BTreeMap<VerifierId, usize>,
     waiting: usize,
@@ -247,6 +255,12 @@ impl Watch {
         ledger.runs.iter().map(heard).collect()
     }
 
+    /// Runs that had no place any more, and may still allow what they do not know to be revoked. At most one for each verifier.
+    pub fn gone(&self) -> Vec<(VerifierId, Gone)> {
+        let now = self.0.clock.boot();
+        self.ledger().gone.iter().filter(|(_, g)| now < g.until).map(|(v, g)| (*v, *g)).collect()
+    }
+
     /// Streams of nobody known.
     pub fn anonymous_streams(&self) -> usize {
         MAX_ANONYMOUS_STREAMS.saturating_sub(self.0.anonymous.available_permits())
@@ -259,7 +273,9 @@ impl Watch {
 
     /// Forgets a verifier: it was retired. Its streams end by themselves within 20 s, and are no longer counted as its.
     pub fn forget(&self, verifier: VerifierId) {
-        self.ledger().runs.retain(|(v, _), _| *v != verifier);
+        let mut ledger = self.ledger();
+        ledger.runs.retain(|(v, _), _| *v != verifier);
+        ledger.gone.remove(&verifier);
     }
 
     /// Somebody waits from now on: what other replicas hear is fetched as they hear it.
@@ -291,7 +307,9 @@ impl Watch {
         }
     }
 
-    fn merge(&self, rows: Vec<Seen>) {
+    fn merge(&self, mut rows: Vec<Seen>) {
+        // The oldest first: it is the oldest that makes room.
+        rows.sort_by_key(|row| row.acked);
         let (boot, wall) = (self.0.clock.boot(), self.0.clock.wall());
         let mut ledger = self.ledger();
         let mut moved = false;
@@ -334,6 +352,15 @@ pub struct Heard {
     pub mode: Mode,
 }
 
+/// Runs of a verifier that made room for later ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone {
+    /// Until when one of them may still allow, on this process's boot-time clock.
+    pub until: BootTime,
+    /// The weakest mode among them.
+    pub mode: Mode,
+}
+
 /// Somebody who waits for acknowledgements; until dropped.
 pub struct Waiting {
     watch: Watch,
@@ -360,15 +387,26 @@ impl Ledger {
     fn entry(&mut self, run: Run, now: BootTime, mode: Mode) -> &mut Entry {
         if !self.runs.contains_key(&run) {
             let of = (run.0, [0; 16])..=(run.0, [0xff; 16]);
-            self.runs.extract_if(of.clone(), |_, e| e.streams == 0 && now.micros_since(e.heard) > RUN_MEMORY_MS * 1000).for_each(drop);
+            self.runs.extract_if(of.clone(), |_, e| e.streams == 0 && now.micros_since(e.heard) > memory_ms(e.mode) * 1000).for_each(drop);
+            if self.gone.get(&run.0).is_some_and(|g| g.until <= now) {
+                self.gone.remove(&run.0);
+            }
             if self.runs.range(of.clone()).count() >= MAX_RUNS
                 && let Some(oldest) = self.runs.range(of).min_by_key(|(_, e)| e.heard).map(|(r, _)| *r)
+                && let Some(e) = self.runs.remove(&oldest)
             {
-                self.runs.remove(&oldest);
+                let until = e.heard.plus_micros(memory_ms(e.mode) * 1000);
+                let gone = self.gone.entry(run.0).or_insert(Gone { until, mode: e.mode });
+                *gone = Gone { until: gone.until.max(until), mode: weaker(gone.mode, e.mode) };
             }
         }
         self.runs.entry(run).or_insert(Entry { seen: None, heard: now, streams: 0, to_post: false, mode })
     }
+}
+
+fn weaker(a: Mode, b: Mode) -> Mode {
+    let bound_ms = |mode: Mode| mode.bound_ms().unwrap_or(u32::MAX);
+    if bound_ms(b) > bound_ms(a) { b } else { a }
 }
 
 /// Posts what was heard here: once a second, and at once while another replica waits.
@@ -429,8 +467,10 @@ const MAX_SPENT: usize = 16_384;
 const MAX_POST: usize = 1024;
 const POST_EVERY: Duration = Duration::from_secs(1);
 const COALESCE: Duration = Duration::from_millis(5);
-/// Whoever was silent for longer is known by its enrolment alone.
+/// Whoever was silent for longer, and for longer than it is remembered, is known by its enrolment alone.
 const READ_BACK: Duration = Duration::from_secs(24 * 3600);
+/// One without a bound never stops of itself: after a day of silence it is taken for ended.
+const BEST_EFFORT_MEMORY_MS: u64 = 24 * 3_600_000;
 /// After a notice; a transaction that took longer is found by the next one who looks.
 const JUST_POSTED: Duration = Duration::from_secs(3);
 

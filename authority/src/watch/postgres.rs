@@ -8,7 +8,7 @@ use procura_verifier::ids::{Tenant, UtcMillis};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use tokio::sync::Mutex;
 
-use super::{Board, Notice, RUN_MEMORY_MS, Seen};
+use super::{Board, Notice, Seen, memory_ms};
 use crate::store::{Answering, StoreError};
 
 /// One tenant's board, seen from one process.
@@ -58,7 +58,7 @@ impl Board for PgBoard {
             let all = |f: fn(&Seen) -> i64| rows.iter().map(f).collect::<Vec<_>>();
             // Sorted: two replicas that post the same runs lock their rows in one order. (The ledger gives them by run.)
             let posted = sqlx::query(
-                "INSERT INTO watch (tenant, verifier, run, number, since_ms, acked_ms, streams, ack, posted) SELECT $1, *, clock_timestamp() FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[], $8::bytea[]) ON CONFLICT (tenant, verifier, run) DO UPDATE SET number = excluded.number, since_ms = least(watch.since_ms, excluded.since_ms), acked_ms = excluded.acked_ms, streams = excluded.streams, ack = excluded.ack, posted = excluded.posted WHERE excluded.number > watch.number",
+                "INSERT INTO watch (tenant, verifier, run, number, since_ms, acked_ms, streams, ack, keep_ms, posted) SELECT $1, *, clock_timestamp() FROM unnest($2::bytea[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[], $8::bytea[], $9::bigint[]) ON CONFLICT (tenant, verifier, run) DO UPDATE SET number = excluded.number, since_ms = least(watch.since_ms, excluded.since_ms), acked_ms = excluded.acked_ms, streams = excluded.streams, ack = excluded.ack, posted = excluded.posted, keep_ms = excluded.keep_ms WHERE excluded.number > watch.number",
             )
             .bind(self.tenant.as_str())
             .bind(rows.iter().map(|r| r.ack.verifier.as_bytes().to_vec()).collect::<Vec<_>>())
@@ -68,6 +68,7 @@ impl Board for PgBoard {
             .bind(all(|r| int(r.acked.0)))
             .bind(rows.iter().map(|r| r.streams).collect::<Vec<_>>())
             .bind(rows.iter().map(|r| r.signed.clone()).collect::<Vec<_>>())
+            .bind(all(|r| int(memory_ms(r.ack.mode))))
             .execute(&self.pool);
             within(posted).await?;
             self.notify(POSTED).await
@@ -77,9 +78,13 @@ impl Board for PgBoard {
 
     fn read(&self, since: Duration) -> Answering<'_, Vec<Seen>> {
         async move {
-            let rows = sqlx::query_as(
-                "SELECT ack, since_ms, acked_ms, streams FROM watch WHERE tenant = $1 AND posted > clock_timestamp() - $2 * interval '1 ms' ORDER BY posted DESC LIMIT 20000",
-            )
+            // What was just posted is found by its index; the day and what is remembered for longer is the table.
+            let sql = if since < LONG {
+                "SELECT ack, since_ms, acked_ms, streams FROM watch WHERE tenant = $1 AND posted > clock_timestamp() - $2 * interval '1 ms' ORDER BY posted DESC LIMIT 20000"
+            } else {
+                "SELECT ack, since_ms, acked_ms, streams FROM watch WHERE tenant = $1 AND posted > clock_timestamp() - greatest($2, keep_ms) * interval '1 ms' ORDER BY posted DESC LIMIT 20000"
+            };
+            let rows = sqlx::query_as(sql)
             .bind(self.tenant.as_str())
             .bind(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             .fetch_all(&self.pool);
@@ -101,10 +106,9 @@ impl Board for PgBoard {
     fn collect(&self) -> Answering<'_, ()> {
         async move {
             let replaced = sqlx::query(
-                "DELETE FROM watch w WHERE w.tenant = $1 AND w.posted < clock_timestamp() - $2 * interval '1 ms' AND (EXISTS (SELECT FROM watch n WHERE n.tenant = w.tenant AND n.verifier = w.verifier AND n.posted > w.posted) OR NOT EXISTS (SELECT FROM verifier v WHERE v.tenant = w.tenant AND v.id = w.verifier AND v.retired_ms IS NULL))",
+                "DELETE FROM watch w WHERE w.tenant = $1 AND w.posted < clock_timestamp() - w.keep_ms * interval '1 ms' AND (EXISTS (SELECT FROM watch n WHERE n.tenant = w.tenant AND n.verifier = w.verifier AND n.posted > w.posted) OR NOT EXISTS (SELECT FROM verifier v WHERE v.tenant = w.tenant AND v.id = w.verifier AND v.retired_ms IS NULL))",
             )
             .bind(self.tenant.as_str())
-            .bind(int(RUN_MEMORY_MS))
             .execute(&self.pool);
             within(replaced).await.map(drop)
         }
@@ -152,6 +156,7 @@ fn int(n: u64) -> i64 {
 const CHANNEL: &str = "procura_watch";
 const ASKED: &str = "asked";
 const POSTED: &str = "posted";
+const LONG: Duration = Duration::from_secs(24 * 3600);
 /// A board that is slow is no board: who waits goes on with what it hears itself.
 const WAIT: Duration = Duration::from_secs(1);
 

@@ -49,9 +49,11 @@ async fn runs_and_streams_of_one_verifier_are_few() {
     }
     let runs: Vec<_> = watch.runs().iter().map(|h| h.run[0]).collect();
     assert_eq!(runs, [7, 8, 9, 10], "the newest");
-    clock.advance_ms(RUN_MEMORY_MS + 1);
+    assert_eq!(watch.gone().len(), 1, "six made room, and may still allow");
+    clock.advance_ms(memory_ms(STRICT) + 1);
     watch.enter(ack(11, 1, 1), vec![]);
     assert_eq!(watch.runs().len(), 1, "the others are long silent");
+    assert_eq!(watch.gone(), []);
 
     let run = (VerifierId::from_bytes([1; 16]), [11; 16]);
     let until = clock.wall().plus(60_000);
@@ -94,4 +96,34 @@ async fn strangers_hold_a_part_of_the_streams_only() {
     assert!(watch.admit(run, &[1; 16], UtcMillis(u64::MAX), STRICT).is_ok(), "a signed-in verifier's place is not theirs");
     places.pop();
     assert!(watch.admit_anonymous().is_ok());
+}
+
+/// A run that may allow for longer than others is remembered for longer, also where later ones take its place.
+#[tokio::test]
+async fn a_silent_run_is_remembered_until_its_own_bound_is_over() {
+    let clock = HandClock::new();
+    let watch = Watch::start(clock.clone(), None);
+    let slow = Mode::Bounded { ms: 300_000 };
+    watch.enter(Ack { mode: slow, ..ack(1, 1, 1) }, vec![]);
+    let at = |ms: u64| watch.0.clock.boot().plus_micros(ms * 1000);
+    let until = at(memory_ms(slow));
+    clock.advance_ms(RUN_MEMORY_MS + 1_000);
+    watch.enter(ack(2, 1, 1), vec![]);
+    assert_eq!(watch.runs().len(), 2, "a strict run would be forgotten by now");
+    for run in 3..=9 {
+        clock.advance_ms(10);
+        watch.enter(ack(run, 1, 1), vec![]);
+    }
+    assert_eq!(watch.runs().len(), MAX_RUNS);
+    let verifier = VerifierId::from_bytes([1; 16]);
+    assert_eq!(watch.gone(), [(verifier, Gone { until, mode: slow })], "no place, and not forgotten: the weakest of those that made room");
+    clock.advance_ms(memory_ms(slow));
+    assert_eq!(watch.gone(), []);
+    watch.enter(ack(10, 1, 1), vec![]);
+    assert!(watch.ledger().gone.is_empty(), "one entry a verifier at most, and none for ever");
+    // Retired with some that made room.
+    (20..30).for_each(|run| assert!(watch.enter(Ack { mode: Mode::BestEffort, ..ack(run, 1, 1) }, vec![])));
+    assert_eq!(watch.gone().first().map(|(_, g)| g.mode), Some(Mode::BestEffort));
+    watch.forget(verifier);
+    assert_eq!((watch.gone(), watch.runs().len()), (vec![], 0));
 }

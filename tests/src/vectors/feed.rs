@@ -1,5 +1,9 @@
 //! Feed messages, byte for byte (`spec/feed.md`). Written here by a CBOR encoder of a dozen lines, so that the verifier's own is held against another.
 
+mod histories;
+mod segments;
+mod statements;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ed25519_dalek::Signer as _;
@@ -11,6 +15,86 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fixtures::{ANCHOR, NOW, key, key_list_payload, public, signed};
+
+pub use histories::HistoryCase;
+pub use segments::SegmentCase;
+pub use statements::StatementCase;
+
+/// One vector of the feed, of one of four shapes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FeedVector {
+    /// A message (F1, F3, F9).
+    Message(FeedCase),
+    /// A segment of a snapshot (F16).
+    Segment(SegmentCase),
+    /// What a verifier says of itself (A1, A3).
+    Statement(StatementCase),
+    /// Messages one after the other (F6, F22).
+    History(HistoryCase),
+}
+
+impl FeedVector {
+    /// The rule: `F1` and so on.
+    pub fn rule(&self) -> &str {
+        match self {
+            Self::Message(c) => &c.rule,
+            Self::Segment(c) => &c.rule,
+            Self::Statement(c) => &c.rule,
+            Self::History(c) => &c.rule,
+        }
+    }
+
+    /// True if what comes out is what was meant by whoever wrote it.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Self::Message(c) => matches!(c.expect, FeedExpect::Read { .. }),
+            Self::Segment(c) => c.expect.is_read(),
+            Self::Statement(c) => c.expect.is_read(),
+            Self::History(c) => c.expect.alarms.is_empty(),
+        }
+    }
+
+    /// The difference between what comes out and what is expected, as one sentence.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Message(c) => c.check(),
+            Self::Segment(c) => c.check(),
+            Self::Statement(c) => c.check(),
+            Self::History(c) => c.check(),
+        }
+    }
+}
+
+/// What must come out of a segment or a statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Outcome {
+    /// It is read as this; bytes as hex.
+    Read {
+        /// Field by field.
+        read: Value,
+    },
+    /// It is refused.
+    Refused {
+        /// The error's word.
+        refused: String,
+    },
+}
+
+impl Outcome {
+    const fn is_read(&self) -> bool {
+        matches!(self, Self::Read { .. })
+    }
+
+    fn refused(word: &str) -> Self {
+        Self::Refused { refused: word.to_owned() }
+    }
+
+    fn compare(&self, got: &Self, about: &str) -> Result<(), String> {
+        if got == self { Ok(()) } else { Err(format!("expected {self:?}, got {got:?}: {about}")) }
+    }
+}
 
 /// One vector: a message, what is known of keys and time, and what is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,8 +138,7 @@ impl FeedCase {
     /// Reads the message, and compares; the difference as one sentence.
     pub fn check(&self) -> Result<(), String> {
         let bytes = BASE64.decode(&self.message).map_err(|e| e.to_string())?;
-        let list = UnverifiedKeyList::from_bytes(&BASE64.decode(&self.key_list).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        let keys: KeyList = Anchors::new(vec![self.anchor], 1).and_then(|a| a.accept(&list, &"acme".parse().unwrap())).map_err(|e| e.to_string())?;
+        let keys = accepted(&self.key_list, self.anchor)?;
         let read = SignedMessage::from_bytes(&bytes)
             .map_err(FeedError::from)
             .and_then(|signed| Ok((signed.verify(&keys, self.now_ms.map(UtcMillis))?, hex::encode(signed.hash()), signed.to_bytes())));
@@ -200,21 +283,31 @@ fn batch_json(seq: u64, items: Value) -> Value {
     json!({ "kind": 1, "tenant": "acme", "epoch": 1, "seq": seq, "prev": "03".repeat(32), "issued_ms": NOW.0, "items": items })
 }
 
+/// The signed key list of all cases.
+fn list() -> Vec<u8> {
+    let mut list = key_list_payload();
+    list.version = 7;
+    for (n, until) in [(FEED, UtcMillis(NOW.0 + 86_400_000)), (DEAD, UtcMillis(NOW.0 + 86_400_000)), (ENDED, UtcMillis(END))] {
+        list.keys.push(ListedKey { usage: KeyUse::Feed, key: public(n), from: UtcMillis(NOW.0 - 86_400_000), until });
+    }
+    list.keys.sort_unstable_by_key(|k| (k.usage, k.key));
+    list.dead = vec![public(DEAD)];
+    signed(&list)
+}
+
+fn accepted(list: &str, anchor: procura_verifier::ids::Key) -> Result<KeyList, String> {
+    let list = UnverifiedKeyList::from_bytes(&BASE64.decode(list).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    Anchors::new(vec![anchor], 1).and_then(|a| a.accept(&list, &"acme".parse().unwrap())).map_err(|e| e.to_string())
+}
+
 struct Rules(Vec<(String, FeedCase)>);
 
 impl Rules {
     fn push(&mut self, name: &str, about: &str, message: Vec<u8>, now_ms: Option<u64>, expect: FeedExpect) {
-        let mut list = key_list_payload();
-        list.version = 7;
-        for (n, until) in [(FEED, UtcMillis(NOW.0 + 86_400_000)), (DEAD, UtcMillis(NOW.0 + 86_400_000)), (ENDED, UtcMillis(END))] {
-            list.keys.push(ListedKey { usage: KeyUse::Feed, key: public(n), from: UtcMillis(NOW.0 - 86_400_000), until });
-        }
-        list.keys.sort_unstable_by_key(|k| (k.usage, k.key));
-        list.dead = vec![public(DEAD)];
         let case = FeedCase {
             rule: name.split('/').next().unwrap_or_default().to_owned(),
             about: about.to_owned(),
-            key_list: BASE64.encode(signed(&list)),
+            key_list: BASE64.encode(list()),
             anchor: public(ANCHOR),
             now_ms,
             message: BASE64.encode(message),
@@ -240,12 +333,13 @@ impl Rules {
 }
 
 /// Every vector of the feed, by its path.
-pub fn all() -> Vec<(String, FeedCase)> {
+pub fn all() -> Vec<(String, FeedVector)> {
     let mut v = Rules(Vec::new());
     f1(&mut v);
     f3(&mut v);
     f9(&mut v);
-    v.0
+    let messages = v.0.into_iter().map(|(name, case)| (name, FeedVector::Message(case)));
+    messages.chain(segments::all()).chain(statements::all()).chain(histories::all()).collect()
 }
 
 fn f1(v: &mut Rules) {
@@ -309,6 +403,8 @@ fn f1(v: &mut Rules) {
     let page = |segments: Value| json!({ "kind": 5, "tenant": "acme", "epoch": 1, "seq": 9, "hash": hex32("04"), "issued_ms": NOW.0, "segments": segments });
     let (lasting, tids) = (segment(0, 0, 3, 0xa0, 120), segment(1, 525_960, 2, 0xa1, 32));
     v.read("F1/manifest_of_nothing", "no segment", &manifest(&[]), page(json!([])));
+    let at_the_start = payload(5, vec![uint(2), uint(0), bytes(&[4; 32]), uint(NOW.0), array(&[])]);
+    v.unreadable("F1/manifest_that_ends_with_an_epoch_start", "number 0 (F22)", &at_the_start);
     v.read(
         "F1/manifest",
         "items that last, and two token ids of one hour",

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use procura_sdk::held::HeldToken;
-use procura_verifier::decision::lineage;
+use procura_verifier::decision::{Mode, lineage};
 use procura_verifier::feed::redis::RedisConfig;
-use procura_verifier::feed::sse::{FeedClient, FeedConfig, http_client};
+use procura_verifier::feed::sse::{Enrolment, FeedClient, FeedConfig, http_client};
 use procura_verifier::ids::{Clock as _, DelegationId, SystemClock};
 use procura_verifier::revocation::{Lookup, RevocationView as _, View};
 use procura_verifier::token::{UnverifiedToken, VerifiedToken};
@@ -108,6 +108,20 @@ impl Site {
         assert!(!is_allowed(verifier.view(), &token));
         let now = SystemClock.boot();
         until("fresh again", || verifier.view().fresh_as_of().is_some_and(|f| f > now)).await;
+    }
+
+    /// Enrols a key as a verifier for `payments/1`.
+    pub async fn enrolled(&self) -> Enrolment {
+        let key = key(&mut rng());
+        let verifier = self.authority.person("sam").await.enrol("payments/1", &key).await.unwrap();
+        Enrolment { verifier, audience: "payments/1".parse().unwrap(), run: [7; 16], key, mode: Mode::Strict { ms: 150 } }
+    }
+
+    /// Takes back a token that nobody uses and waits for verifiers; who has heard.
+    pub async fn revoke_and_wait(&self) -> serde_json::Value {
+        let held: HeldToken = mint(&self.authority, &self.bot, self.delegation).await;
+        let body = serde_json::json!({ "what": "token", "id": held.claims().claimed().tid, "reason": "drill", "wait_ms": 5_000 });
+        expect(self.alice.post("/v1/revocations", &body).await.unwrap()).unwrap()["coverage"].clone()
     }
 
     /// Publishes as somebody who has got hold of Redis.

@@ -4,6 +4,8 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod serve;
+#[allow(dead_code, reason = "the fault lines use the rest")]
+pub mod standby;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

@@ -95,7 +95,8 @@ fn spawn(folder: &Path, port: u16, config: &str) -> (Child, u32) {
     // A stopped server ends by SIGKILL alone.
     let script =
         "redis-server redis.conf </dev/null >/dev/null 2>redis.err & pid=$!; echo $pid; cat >/dev/null; kill -KILL $pid 2>/dev/null; wait $pid; exit 0";
-    let mut shell = Command::new("sh").arg("-c").arg(script).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shell =
+        Command::new("sh").arg("-c").arg(script).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut pid = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut pid).unwrap();
     let began = Instant::now();

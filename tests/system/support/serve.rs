@@ -14,7 +14,7 @@ use super::{PATIENCE, binary, http};
 pub struct Site {
     folder: PathBuf,
     pub public_url: String,
-    _provider: Child,
+    provider: Child,
     issuer: String,
     environment: Vec<(&'static str, String)>,
 }
@@ -36,15 +36,7 @@ impl Site {
         let public_url = format!("http://{free}");
         let secret = folder.join("client-secret");
         std::fs::write(&secret, "a secret of a test\n").unwrap();
-        let mut provider = Command::new(binary())
-            .args(["dev-idp", "--redirect-url", &format!("{public_url}/oidc/callback"), "--client-secret-file"])
-            .arg(&secret)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(provider.stdout.take().unwrap()).lines();
-        let issuer = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the provider starts").unwrap().expect("its issuer");
+        let (provider, issuer) = provider(folder, &public_url, "127.0.0.1:0").await;
         let text = format!(
             r#"
             [server]
@@ -75,7 +67,7 @@ impl Site {
             secret = secret.display(),
         );
         std::fs::write(folder.join("procura.toml"), text).unwrap();
-        Self { folder: folder.to_owned(), public_url, _provider: provider, issuer, environment: Vec::new() }
+        Self { folder: folder.to_owned(), public_url, provider, issuer, environment: Vec::new() }
     }
 
     pub fn issuer(&self) -> &str {
@@ -107,10 +99,25 @@ impl Site {
         self.environment.push((name, value.to_owned()));
     }
 
-    fn command(&self, name: &str) -> Command {
+    /// The provider is gone.
+    pub async fn end_provider(&mut self) {
+        self.provider.kill().await.unwrap();
+    }
+
+    /// It comes, where it was.
+    pub async fn start_provider(&mut self) {
+        let (provider, issuer) = provider(&self.folder, &self.public_url, self.issuer.strip_prefix("http://").unwrap()).await;
+        assert_eq!(issuer, self.issuer);
+        self.provider = provider;
+    }
+
+    /// A replica with the folder of this name, not yet started.
+    pub fn command(&self, name: &str) -> Command {
         let mut serve = Command::new(binary());
         serve.args(["serve", "--json", "--config"]).arg(self.folder.join("procura.toml"));
         serve.env("PROCURA_SERVER__DATA", self.folder.join(name)).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        // Nothing happens there until a test writes into it.
+        serve.env("PROCURA_FAILPOINTS", self.folder.join(name).with_extension("failpoints"));
         if name != "one" {
             serve.env("PROCURA_SERVER__LISTEN", "127.0.0.1:0");
         }
@@ -124,9 +131,15 @@ impl Site {
 
     /// Starts a replica with a folder of its own. The one called `one` listens at the public URL.
     pub async fn replica(&self, name: &str, args: &[&str]) -> Replica {
+        self.replica_with(name, args, &[]).await
+    }
+
+    /// The same with settings of its own, by the environment.
+    pub async fn replica_with(&self, name: &str, args: &[&str], settings: &[(&str, String)]) -> Replica {
         let data = self.folder.join(name);
         let said = data.with_extension("stderr");
         let mut command = self.command(name);
+        command.envs(settings.iter().map(|(k, v)| (k, v)));
         let mut child = command.args(args).stderr(std::fs::File::options().create(true).append(true).open(&said).unwrap()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("`procura serve` starts").unwrap();
@@ -150,6 +163,20 @@ impl Site {
         assert!(!ran.status.success(), "it started");
         (ran.status.code(), super::text(&ran.stderr))
     }
+}
+
+/// The provider for development as a process, and its issuer.
+async fn provider(folder: &Path, public_url: &str, listen: &str) -> (Child, String) {
+    let mut provider = Command::new(binary())
+        .args(["dev-idp", "--listen", listen, "--redirect-url", &format!("{public_url}/oidc/callback"), "--client-secret-file"])
+        .arg(folder.join("client-secret"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(provider.stdout.take().unwrap()).lines();
+    let issuer = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the provider starts").unwrap().expect("its issuer");
+    (provider, issuer)
 }
 
 impl Replica {

@@ -23,7 +23,10 @@ use crate::wire::Canonical as _;
 pub struct Folder {
     path: PathBuf,
     messages: File,
+    /// Length of its whole frames.
     bytes: u64,
+    /// Something that is no frame may stand after them.
+    torn: bool,
     /// Place of the manifest in it.
     manifest: Option<(u64, u64)>,
     _lock: File,
@@ -52,7 +55,7 @@ impl Folder {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| FolderError::Held)?;
         let messages = private().read(true).append(true).create(true).open(path.join(MESSAGES))?;
         let bytes = messages.metadata()?.len();
-        Ok(Self { path: path.to_owned(), messages, bytes, manifest: None, _lock: lock })
+        Ok(Self { path: path.to_owned(), messages, bytes, torn: false, manifest: None, _lock: lock })
     }
 
     /// Loads all that it holds: manifest and segments into the view, then the messages through `state`. Returns how many messages.
@@ -103,22 +106,32 @@ impl Folder {
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(self.path.join(SEGMENTS))?;
         self.messages = private().read(true).append(true).create(true).open(self.path.join(MESSAGES))?;
-        (self.bytes, self.manifest) = (0, None);
+        (self.bytes, self.torn, self.manifest) = (0, false, None);
         Ok(())
     }
 
-    /// Adds signed messages, durably.
+    /// Adds signed messages, durably: all of them or, with an error, none.
     pub fn append(&mut self, messages: &[Vec<u8>]) -> io::Result<()> {
-        let mut frames = Vec::new();
-        for message in messages {
-            let Ok(len) = u32::try_from(message.len()) else { continue };
-            frames.extend_from_slice(&len.to_be_bytes());
-            frames.extend_from_slice(message);
-            frames.extend_from_slice(&sum(message));
+        let frames = frames(messages);
+        self.mend()?;
+        self.torn = true;
+        let written = self.messages.write_all(&frames).and_then(|()| self.messages.sync_data());
+        if written.is_ok() {
+            self.torn = false;
+            self.bytes += frames.len() as u64;
+        } else {
+            // What cannot be cut now is cut before the next frame.
+            _ = self.mend();
         }
-        self.messages.write_all(&frames)?;
-        self.messages.sync_data()?;
-        self.bytes += frames.len() as u64;
+        written
+    }
+
+    /// Cuts off what a full disk left of frames: one that stands behind a torn one is never found again.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.messages.set_len(self.bytes)?;
+            self.torn = false;
+        }
         Ok(())
     }
 
@@ -171,11 +184,14 @@ impl Folder {
         };
         let kept: Vec<_> = messages.into_iter().filter(later).collect();
         let aside = self.path.join("messages.new");
-        let file = private().read(true).append(true).create(true).truncate(false).open(&aside)?;
+        let mut file = private().read(true).append(true).create(true).truncate(false).open(&aside)?;
         file.set_len(0)?;
-        (self.messages, self.bytes) = (file, 0);
-        self.append(&kept)?;
+        let frames = frames(&kept);
+        file.write_all(&frames)?;
+        file.sync_data()?;
         fs::rename(&aside, self.path.join(MESSAGES))?;
+        // Not before: until here the old file is the one that is found again.
+        (self.messages, self.bytes, self.torn) = (file, frames.len() as u64, false);
         let named: HashSet<_> = m.segments.iter().map(|s| hex::encode(s.sha256)).collect();
         for entry in fs::read_dir(self.path.join(SEGMENTS))? {
             let entry = entry?;
@@ -229,6 +245,10 @@ impl Folder {
             if len > MAX_MESSAGE_BYTES {
                 return Err(FolderError::Damaged("a message that is too long".to_owned()));
             }
+            // A file that was made longer and never filled: no message is empty.
+            if rest.iter().all(|b| *b == 0) {
+                break;
+            }
             let Some((message, after)) = after.split_at_checked(len) else { break };
             let Some((kept, after)) = after.split_first_chunk::<4>() else { break };
             if *kept != sum(message) {
@@ -270,6 +290,17 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_data()?;
     fs::rename(&aside, path)
+}
+
+fn frames(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for message in messages {
+        let Ok(len) = u32::try_from(message.len()) else { continue };
+        frames.extend_from_slice(&len.to_be_bytes());
+        frames.extend_from_slice(message);
+        frames.extend_from_slice(&sum(message));
+    }
+    frames
 }
 
 /// Tells a torn or rotten frame; the signature tells a forged one.

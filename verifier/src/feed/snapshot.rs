@@ -156,6 +156,10 @@ impl Manifest {
 
     pub(super) fn read(tenant: Tenant, epoch: u64, d: &mut Decoder<'_>) -> Result<Self, Malformed> {
         let (seq, hash, issued) = (d.u64()?, fixed(d)?, UtcMillis(d.u64()?));
+        if seq == 0 {
+            // F22
+            return Err(Malformed::new("expected a number from 1"));
+        }
         let mut segments = Vec::new();
         for _ in 0..list(d, MAX_SEGMENTS)? {
             array(d, 5)?;
@@ -280,8 +284,8 @@ impl<'a> Loading<'a> {
         for (kind, ids) in &mut self.ids {
             self.view.load(*kind, ids, self.snapshot.manifest.seq, self.now);
         }
-        let Snapshot { manifest: Manifest { epoch, seq, hash, .. }, key } = self.snapshot;
-        Ok(Loaded { epoch, seq, hash, key })
+        let Snapshot { manifest: Manifest { epoch, seq, hash, issued, .. }, key } = self.snapshot;
+        Ok(Loaded { epoch, seq, hash, issued, key })
     }
 }
 
@@ -291,6 +295,7 @@ pub struct Loaded {
     pub(super) epoch: u64,
     pub(super) seq: u64,
     pub(super) hash: [u8; 32],
+    pub(super) issued: UtcMillis,
     pub(super) key: Key,
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Needs a tokio runtime. Whatever the network does, the worst outcome is a stale view.
 
+mod acknowledging;
+mod config;
 mod events;
+mod following;
+mod pulls;
 mod resync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,112 +19,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::ack::{Ack, SignIn, Signed};
 use super::clock::read_both;
 use super::message::{FeedError, MAX_MESSAGE_BYTES};
 use super::state::{Alarm, FeedCounters, FeedState, Need, Nonce};
-use crate::claims::Audience;
-use crate::decision::Mode;
-use crate::ids::{BootTime, Clock, VerifierId};
-use crate::key_list::{Anchors, KeyListError, UnverifiedKeyList};
+use crate::key_list::KeyListError;
 use crate::revocation::{KeyListStays, RevocationView as _, View};
 use crate::trust::KeepError;
-use crate::wire::{Canonical as _, Malformed};
+use crate::wire::Malformed;
+pub use config::{Enrolment, FeedConfig, StreamUse, http_client};
 use events::EventReader;
-
-/// What a [`FeedClient`] needs. The tenant is the view's.
-pub struct FeedConfig {
-    /// Base URL of the authority, as the trust file has it; `/v1/...` is appended.
-    pub authority: String,
-    /// The HTTP client; [`http_client`] makes a fitting one.
-    pub http: reqwest::Client,
-    /// Where time comes from.
-    pub clock: Arc<dyn Clock>,
-    /// Who signs key lists.
-    pub anchors: Anchors,
-    /// For nonces and jitter; from the operating system in production.
-    pub rng: Mutex<Box<dyn rand::RngCore + Send>>,
-    /// The shortest freshness bound of the tool: without a stream the view is pulled twice as often, at most 20 times a second.
-    pub bound: Duration,
-    /// When the stream is opened anew, with a new nonce, before the old one ends. 20 s by the protocol. Without a stream: when a pull maps anew.
-    pub reopen_every: Duration,
-    /// Whether an event stream is held open.
-    pub stream: StreamUse,
-    /// Redis beside the stream, as [`RedisConfig::open`](super::redis::RedisConfig::open) gives it; none by default.
-    #[cfg(feature = "redis")]
-    pub redis: Option<super::redis::RedisServer>,
-    /// Who signs in to streams and acknowledges. Nobody: one of few strangers, whom no kill waits for.
-    pub enrolment: Option<Enrolment>,
-    /// The trust file that keeps each key list that is accepted; none keeps nothing, and a restart begins with the list of its start.
-    pub trust_path: Option<PathBuf>,
-    /// Where the feed is kept over restarts, and for handing back what an authority lost; one verifier's alone. None: every start is cold.
-    pub folder: Option<std::path::PathBuf>,
-    /// Called once per alarm, from the client's tasks; must not block. [`Alarm::Paused`] asks for a new replay challenge.
-    pub on_alarm: Box<dyn Fn(&Alarm) + Send + Sync>,
-}
-
-impl FeedConfig {
-    /// The machine's clock, the operating system's randomness, 150 ms, 20 s, no sign-in, alarms unheard.
-    pub fn new(authority: impl Into<String>, anchors: Anchors, http: reqwest::Client) -> Self {
-        use rand::SeedableRng as _;
-        Self {
-            authority: authority.into(),
-            http,
-            clock: Arc::new(crate::ids::SystemClock),
-            anchors,
-            rng: Mutex::new(Box::new(rand::rngs::StdRng::from_os_rng())),
-            bound: Duration::from_millis(150),
-            reopen_every: Duration::from_secs(20),
-            stream: StreamUse::Held,
-            #[cfg(feature = "redis")]
-            redis: None,
-            enrolment: None,
-            trust_path: None,
-            folder: None,
-            on_alarm: Box::new(|_| {}),
-        }
-    }
-}
-
-/// Whether a client holds an event stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StreamUse {
-    /// One, at all times.
-    Held,
-    /// None: for a verifier that cannot hold one. It lives of Redis, with a pull every [`FeedConfig::reopen_every`] to map the authority's
-    /// clock; without Redis too, of pulls alone, one in half a bound.
-    None,
-}
-
-/// An enrolled verifier, as the authority knows it.
-pub struct Enrolment {
-    /// Its id.
-    pub verifier: VerifierId,
-    /// The service and instance it was enrolled for.
-    pub audience: Audience,
-    /// Drawn at random when the process starts; the same as in its receipts.
-    pub run: [u8; 16],
-    /// Its key.
-    pub key: ed25519_dalek::SigningKey,
-    /// The weakest mode in force there: after its bound of silence it is presumed to deny.
-    pub mode: Mode,
-}
-
-// No derive: it holds a private key.
-impl std::fmt::Debug for Enrolment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Enrolment({})", self.verifier)
-    }
-}
-
-/// An HTTP client with what the feed wants: TCP_NODELAY, connections within 1 s, no redirects.
-///
-/// A process-wide rustls provider must have been installed before.
-pub fn http_client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder().tcp_nodelay(true).connect_timeout(Duration::from_secs(1)).redirect(reqwest::redirect::Policy::none()).build()
-}
+use pulls::Pulls;
 
 /// How a client is doing.
 #[derive(Debug, Clone)]
@@ -171,16 +80,6 @@ pub(super) struct Shared {
     merging: AtomicBool,
 }
 
-#[derive(Default)]
-struct Pulls {
-    /// The newest, when it was to start, and whether it has ended.
-    newest: Option<(BootTime, watch::Receiver<bool>)>,
-    begun: u64,
-    failures: u32,
-    /// Not before then, unless a decision asks.
-    retry_at: BootTime,
-}
-
 impl FeedClient {
     /// Starts following the feed of the view's tenant. The view is stale until the first answer is here.
     ///
@@ -223,7 +122,7 @@ impl FeedClient {
             tasks.push(tokio::spawn(resync::keep_folder(Arc::clone(&shared), disk)));
         }
         if shared.config.enrolment.is_some() {
-            tasks.push(tokio::spawn(keep_acknowledging(Arc::clone(&shared))));
+            tasks.push(tokio::spawn(acknowledging::keep_acknowledging(Arc::clone(&shared))));
         }
         Self { shared, tasks }
     }
@@ -371,32 +270,6 @@ async fn watch_over(shared: Arc<Shared>) {
     }
 }
 
-/// Acknowledges as soon as the watermark has moved, and once a second. One at a time and at least [`ACK_GAP`] apart: what moves
-/// meanwhile goes with the next, so that a burst of revocations is not answered by as many words from each of thousands.
-async fn keep_acknowledging(shared: Arc<Shared>) {
-    let (mut number, mut failures) = (0, 0);
-    loop {
-        let _ = timeout(ACK_EVERY, shared.moved.notified()).await;
-        let Some(ack) = shared.acknowledgement(number + 1) else { continue };
-        number += 1;
-        let not_before = Instant::now() + ACK_GAP;
-        match shared.acknowledge(&ack).await {
-            Ok(()) => {
-                failures = 0;
-                shared.acks.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => {
-                failures += 1;
-                shared.note(&error);
-                sleep(shared.backoff(failures)).await;
-                // What it would have said is still to be said.
-                shared.moved.notify_one();
-            }
-        }
-        sleep_until(not_before).await;
-    }
-}
-
 impl Shared {
     /// True while beats are to be expected without being asked for.
     fn is_listening(&self) -> bool {
@@ -405,108 +278,6 @@ impl Shared {
             return true;
         }
         self.streams.load(Ordering::Relaxed) > 0
-    }
-
-    /// Where no stream brings answers to nonces, the clocks are mapped by pulls (F11).
-    fn is_mapping_due(&self, now: BootTime) -> bool {
-        lock(&self.pulls).newest.as_ref().is_none_or(|(started, _)| now.micros_since(*started) > micros(self.config.reopen_every))
-    }
-
-    /// What can be said now; nothing before the first answer of the authority.
-    fn acknowledgement(&self, number: u64) -> Option<Signed<Ack>> {
-        let me = self.config.enrolment.as_ref()?;
-        // The watermark first: what it says is applied, whatever comes in between.
-        let (epoch, seq, hash) = self.state().watermark();
-        let (now, fresh) = (self.config.clock.boot(), self.view.fresh_as_of()?);
-        let ack = Ack {
-            tenant: self.view.tenant().clone(),
-            verifier: me.verifier,
-            run: me.run,
-            number,
-            epoch,
-            seq,
-            hash,
-            fresh_age_ms: now.micros_since(fresh) / 1000,
-            utc: self.view.utc(now)?,
-            mode: me.mode,
-        };
-        Some(Signed::sign(&ack, &me.key))
-    }
-
-    async fn acknowledge(&self, ack: &Signed<Ack>) -> Result<(), FetchError> {
-        let body = serde_json::json!({ "ack": BASE64_URL_SAFE_NO_PAD.encode(ack.to_bytes()) });
-        let request = self.config.http.post(format!("{}/v1/feed/acks", self.base)).header("content-type", "application/json").body(body.to_string());
-        request.timeout(ACK_WAIT).send().await?.error_for_status()?;
-        Ok(())
-    }
-
-    /// The header of a stream request.
-    fn sign_in(&self, nonce: &Nonce) -> Option<String> {
-        let me = self.config.enrolment.as_ref()?;
-        let now = self.config.clock.boot();
-        let sign_in = SignIn {
-            tenant: self.view.tenant().clone(),
-            verifier: me.verifier,
-            run: me.run,
-            audience: me.audience.clone(),
-            nonce: nonce.to_vec(),
-            utc: self.view.utc(now).unwrap_or_else(|| self.config.clock.wall()),
-            mode: me.mode,
-        };
-        Some(BASE64_URL_SAFE_NO_PAD.encode(Signed::sign(&sign_in, &me.key).to_bytes()))
-    }
-
-    /// The pull that whoever asks now may wait for.
-    pub(super) fn start_pull(self: &Arc<Self>) -> watch::Receiver<bool> {
-        let now = self.config.clock.boot();
-        let mut pulls = lock(&self.pulls);
-        let mut wait = 0;
-        if let Some((started, ended)) = &pulls.newest {
-            // A pull is fresh as of its start: one that began long ago answers for little.
-            if !*ended.borrow() && now.micros_since(*started) < SHARED_FOR_US {
-                return ended.clone();
-            }
-            wait = started.plus_micros(PULL_GAP_US).micros_since(now);
-        }
-        let (end, ended) = watch::channel(false);
-        pulls.newest = Some((now.plus_micros(wait), ended.clone()));
-        pulls.begun += 1;
-        drop(pulls);
-        let shared = Arc::clone(self);
-        tokio::spawn(async move {
-            sleep(Duration::from_micros(wait)).await;
-            let result = shared.pull().await;
-            let mut pulls = lock(&shared.pulls);
-            match result {
-                Ok(()) => (pulls.failures, pulls.retry_at) = (0, BootTime(0)),
-                Err(error) => {
-                    pulls.failures = pulls.failures.saturating_add(1);
-                    pulls.retry_at = shared.config.clock.boot().plus_micros(micros(shared.backoff(pulls.failures)));
-                    shared.note(&error);
-                }
-            }
-            drop(pulls);
-            let _ = end.send(true);
-        });
-        ended
-    }
-
-    async fn pull(self: &Arc<Self>) -> Result<(), FetchError> {
-        #[derive(serde::Deserialize)]
-        struct Head {
-            message: String,
-        }
-        let nonce = self.ask();
-        let body = self.get("/v1/feed/head", &[("nonce", hex::encode(nonce))], MAX_HEAD_BYTES).await?;
-        let head: Head = serde_json::from_slice(&body)?;
-        let need = match self.receive(&BASE64_URL_SAFE_NO_PAD.decode(head.message)?) {
-            Err(FeedError::UnknownKey { .. }) => Need::KeyList,
-            need => need?,
-        };
-        if self.state().awaits(&nonce) && need == Need::Nothing {
-            return Err(FetchError::Broken("expected the answer to the nonce asked"));
-        }
-        self.follow(need).await
     }
 
     async fn read_stream(self: &Arc<Self>, ready: oneshot::Sender<()>) -> Result<(), FetchError> {
@@ -554,123 +325,6 @@ impl Shared {
         Err(FetchError::Broken("stream ended"))
     }
 
-    /// Fetches what is needed in the background, if nobody is at it. If this comes to nothing, the next heartbeat asks again.
-    pub(super) fn follow_soon(self: &Arc<Self>, need: Need) {
-        match need {
-            Need::Nothing => {}
-            Need::Pull => drop(self.start_pull()),
-            Need::Tail { .. } | Need::KeyList => {
-                if self.follower_spawned.swap(true, Ordering::AcqRel) {
-                    return;
-                }
-                let shared = Arc::clone(self);
-                tokio::spawn(async move {
-                    let result = shared.follow(need).await;
-                    if let Err(error) = result {
-                        shared.note(&error);
-                        sleep(FOLLOW_GAP).await;
-                    }
-                    shared.follower_spawned.store(false, Ordering::Release);
-                });
-            }
-        }
-    }
-
-    /// Fetches until nothing is needed.
-    async fn follow(self: &Arc<Self>, mut need: Need) -> Result<(), FetchError> {
-        if need == Need::Nothing {
-            return Ok(());
-        }
-        let _alone = self.following.lock().await;
-        if matches!(need, Need::Tail { .. }) && need != self.state().tail() {
-            // Another was here meanwhile; heartbeats that waited for the tail have been settled with it.
-            return Ok(());
-        }
-        for page in 1..=MAX_PAGES {
-            need = match need {
-                Need::Nothing => return Ok(()),
-                Need::Pull => {
-                    drop(self.start_pull());
-                    return Ok(());
-                }
-                Need::KeyList => self.fetch_key_list().await?,
-                Need::Tail { epoch, from_seq } => self.fetch_tail(epoch, from_seq).await?,
-            };
-            // F17: a page has shown that the authority knows what is known here; what lies between need not be read one by one.
-            if page == resync::PAGES_BEFORE_SNAPSHOT && matches!(need, Need::Tail { .. }) {
-                match self.fetch_snapshot().await {
-                    Ok(next) => need = next,
-                    Err(error) => self.note(&error),
-                }
-            }
-        }
-        Err(FetchError::Broken("feed did not come to an end of its tail"))
-    }
-
-    async fn fetch_tail(self: &Arc<Self>, epoch: u64, from_seq: u64) -> Result<Need, FetchError> {
-        #[derive(serde::Deserialize)]
-        struct Tail {
-            messages: Vec<String>,
-            more: bool,
-        }
-        let query = [("epoch", epoch.to_string()), ("from", from_seq.to_string())];
-        let tail: Tail = serde_json::from_slice(&self.get("/v1/feed/tail", &query, MAX_TAIL_BYTES).await?)?;
-        let before = self.state().watermark();
-        let mut need = Need::Nothing;
-        for message in &tail.messages {
-            need = self.receive(&BASE64_URL_SAFE_NO_PAD.decode(message)?)?;
-        }
-        let (after, next) = {
-            let state = self.state();
-            (state.watermark(), state.tail())
-        };
-        if tail.more && matches!(need, Need::Nothing) {
-            need = next;
-        }
-        if after == before && matches!(need, Need::Tail { .. }) {
-            return Err(FetchError::Broken("tail brought nothing new"));
-        }
-        Ok(need)
-    }
-
-    async fn fetch_key_list(self: &Arc<Self>) -> Result<Need, FetchError> {
-        #[derive(serde::Deserialize)]
-        struct Keys {
-            key_list: String,
-        }
-        let keys: Keys = serde_json::from_slice(&self.get("/v1/keys", &[], MAX_KEYS_BYTES).await?)?;
-        let list = UnverifiedKeyList::from_bytes(&BASE64_URL_SAFE_NO_PAD.decode(keys.key_list)?)?;
-        match self.believe(list)? {
-            Need::KeyList => Err(FetchError::Broken("expected the key list that heartbeats name")),
-            need => Ok(need),
-        }
-    }
-
-    /// Takes a key list, fetched or pushed: for the anchors' signatures alone, whoever brought it (F8).
-    fn believe(self: &Arc<Self>, signed: UnverifiedKeyList) -> Result<Need, FetchError> {
-        let list = self.config.anchors.accept(&signed, self.view.tenant())?;
-        let version = list.payload().version;
-        let rises = version > self.view.key_list().payload().version;
-        let now = self.config.clock.boot();
-        let (result, alarms) = {
-            let mut state = self.state();
-            (state.accept_key_list(list, now), state.take_alarms())
-        };
-        self.report(&alarms);
-        let need = result?;
-        if let Some(path) = self.config.trust_path.clone().filter(|_| rises) {
-            let shared = Arc::clone(self);
-            // It counts already; the disk may take its time.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = crate::trust::keep(&path, &signed) {
-                    shared.note(&error.into());
-                    shared.report(&[Alarm::TrustFile { version }]);
-                }
-            });
-        }
-        Ok(need)
-    }
-
     fn receive(self: &Arc<Self>, bytes: &[u8]) -> Result<Need, FeedError> {
         self.receive_and_tell(bytes).0
     }
@@ -695,17 +349,6 @@ impl Shared {
         }
         self.report(&alarms);
         (result.and_then(|need| announced.map_or(Ok(need), |list| self.hear_list(need, &list))), moved)
-    }
-
-    /// A key list that a feed key pushed: believed for its anchors alone (F8).
-    fn hear_list(self: &Arc<Self>, need: Need, list: &[u8]) -> Result<Need, FeedError> {
-        let list = UnverifiedKeyList::from_bytes(list).map_err(KeyListError::Malformed)?;
-        match self.believe(list) {
-            Ok(after) => Ok(if after == Need::Nothing { need } else { after }),
-            Err(FetchError::KeyList(error)) => Err(error.into()),
-            // Overtaken, or an alarm by now.
-            Err(_) => Ok(need),
-        }
     }
 
     /// The clock is read inside: right before the request is sent (F11).
@@ -801,6 +444,18 @@ impl Drop for Up {
     }
 }
 
+/// Lowers a flag that says that somebody is at it, when they end: by a panic too, after which it would never be done again.
+struct Lowered {
+    shared: Arc<Shared>,
+    flag: fn(&Shared) -> &AtomicBool,
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        (self.flag)(&self.shared).store(false, Ordering::Release);
+    }
+}
+
 struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -822,26 +477,13 @@ const TICK: Duration = Duration::from_millis(25);
 /// Two beats and some: the pull that follows lands about when the view would be stale.
 const SILENCE_US: u64 = 100_000;
 const PULL_WAIT: Duration = Duration::from_millis(150);
-/// Half the bound: who joins a pull later than that had better start one.
-const SHARED_FOR_US: u64 = 75_000;
-/// 20 a second.
-const PULL_GAP_US: u64 = 50_000;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_WAIT: Duration = Duration::from_secs(2);
-const ACK_EVERY: Duration = Duration::from_secs(1);
-const ACK_GAP: Duration = Duration::from_millis(100);
-const ACK_WAIT: Duration = Duration::from_millis(500);
 const STEADY_US: u64 = 1_000_000;
-const FOLLOW_GAP: Duration = Duration::from_millis(50);
 const BACKOFF_MS: u64 = 50;
 const MAX_BACKOFF_MS: u64 = 1000;
 /// Bad messages after which a stream is given up.
 const MAX_REFUSED: u32 = 16;
-/// A walk from the start of a long feed; the next heartbeat goes on where it stopped.
-const MAX_PAGES: usize = 10_000;
 /// Base64 of the longest message.
 const MAX_EVENT_BYTES: usize = MAX_MESSAGE_BYTES.div_ceil(3) * 4;
-const MAX_HEAD_BYTES: usize = MAX_EVENT_BYTES + 1024;
-const MAX_TAIL_BYTES: usize = 8 * 1024 * 1024;
-const MAX_KEYS_BYTES: usize = 256 * 1024;

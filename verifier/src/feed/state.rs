@@ -1,107 +1,23 @@
 //! What a verifier makes of the feed: bytes and clock readings in, what to fetch next out (`spec/feed.md`, F4 to F13). No I/O.
 
+mod beats;
+mod said;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::clock::{ClockMap, PauseWatch};
-use super::message::{Batch, EpochStart, FeedError, Heartbeat, KeyListChange, Message, SignedMessage, genesis_hash};
+use super::message::{Batch, EpochStart, FeedError, KeyListChange, Message, SignedMessage, genesis_hash};
 use super::snapshot::Loaded;
 use crate::ids::{BootTime, Key, UtcMillis};
 use crate::key_list::{KeyList, KeyUse};
-use crate::receipt::Relied;
 use crate::revocation::{KeyListStays, RevocationView as _, View};
 use crate::wire::Canonical as _;
+use beats::{Beat, WantedList};
+pub use said::{Alarm, FeedCounters, Need};
 
 /// What a verifier asks an authority's replica to sign over.
 pub type Nonce = [u8; 16];
-
-/// What is to be fetched before the view can be fresh.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Need {
-    /// Nothing.
-    Nothing,
-    /// The messages from here on, across epochs. After a fork these are all there are.
-    Tail {
-        /// The epoch.
-        epoch: u64,
-        /// The first number wanted. The start of a later epoch stands as its number 0.
-        from_seq: u64,
-    },
-    /// The key list: a newer one exists.
-    KeyList,
-    /// An answer to a nonce of our own.
-    Pull,
-}
-
-/// Something that people should hear of. Never holds anything back: what it means for decisions has been done already.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Alarm {
-    /// `feed fork`: two histories were signed. Everything ever applied is kept; the feed is read again from its start.
-    Fork {
-        /// The epoch.
-        epoch: u64,
-        /// The number where they differ, or where the shorter one ends.
-        seq: u64,
-    },
-    /// `feed loss`: a new epoch begins below what this verifier holds. Its items stay applied here; the authority lost them.
-    Loss {
-        /// The epoch that was cut.
-        epoch: u64,
-        /// The first number that the authority no longer has.
-        from_seq: u64,
-    },
-    /// `clock`: an authority clock runs ahead; no freshness from it until a signed epoch start confirms it.
-    Clock {
-        /// What the heartbeat said.
-        said: UtcMillis,
-        /// What was known.
-        known: UtcMillis,
-    },
-    /// `unreadable`: a feed key signed what this version cannot read. Stale until newer code runs.
-    Unreadable,
-    /// `paused`: the machine stood still, was restored, or its clock was set. A new replay challenge is due.
-    Paused,
-    /// `key list`: anchors signed two lists under one version, or a replica names one that differs.
-    KeyList {
-        /// The version.
-        version: u64,
-    },
-    /// `trust file`: an accepted key list could not be kept on disk. It counts here; a restart begins with the list before it.
-    TrustFile {
-        /// The version.
-        version: u64,
-    },
-    /// `folder`: what this verifier kept on disk is damaged, another's, or cannot be written. It was set aside; the feed is read again.
-    Folder,
-}
-
-/// Counts since the start, for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FeedCounters {
-    /// Messages that came in.
-    pub received: u64,
-    /// Of these: dropped before their signature was looked at, as already known.
-    pub duplicates: u64,
-    /// Refused: not a message, by no feed key, or badly signed.
-    pub refused: u64,
-    /// Batches applied.
-    pub batches: u64,
-    /// Items in them.
-    pub items: u64,
-    /// Heartbeats verified.
-    pub heartbeats: u64,
-    /// Of these: of a clock that is not mapped.
-    pub unmapped: u64,
-    /// Times that freshness was published.
-    pub published: u64,
-    /// Forks found.
-    pub forks: u64,
-    /// Pauses noticed.
-    pub pauses: u64,
-    /// Out-of-order batches whose place was not remembered, for want of room: the tail brings them again.
-    pub overflows: u64,
-}
 
 /// The one writer of a [`View`]. Feed everything that arrives to [`Self::receive`], whatever path it came by.
 #[derive(Debug)]
@@ -128,6 +44,8 @@ pub struct FeedState {
     heard: Option<BootTime>,
     collected: BootTime,
     clock_alarm: bool,
+    /// When this epoch began, by its start, while no heartbeat of it has counted.
+    began: Option<UtcMillis>,
     alarms: Vec<Alarm>,
     counters: FeedCounters,
     /// Who vouched that the snapshot begun with holds everything.
@@ -147,23 +65,6 @@ struct Link {
 struct Ahead {
     prev: [u8; 32],
     hash: [u8; 32],
-}
-
-/// What is left of a heartbeat once its clock is mapped.
-#[derive(Debug, Clone, Copy)]
-struct Beat {
-    fresh: BootTime,
-    epoch: u64,
-    seq: u64,
-    hash: [u8; 32],
-    utc: UtcMillis,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct WantedList {
-    version: u64,
-    hash: [u8; 32],
-    said_by: Key,
 }
 
 impl FeedState {
@@ -186,6 +87,7 @@ impl FeedState {
             heard: None,
             collected: BootTime(0),
             clock_alarm: false,
+            began: None,
             alarms: Vec::new(),
             counters: FeedCounters::default(),
             begun_with: None,
@@ -259,7 +161,7 @@ impl FeedState {
             self.ahead.retain(|number, _| *number > loaded.seq);
         } else {
             self.ahead.clear();
-            self.entered = now;
+            self.begin(loaded.issued, now);
         }
         self.next.take_if(|(start, _)| start.epoch <= loaded.epoch);
         (self.epoch, self.base, self.begun_with) = (loaded.epoch, loaded.seq, Some(loaded.key));
@@ -487,126 +389,18 @@ impl FeedState {
             self.alarm(Alarm::Loss { epoch: self.epoch, from_seq: start.last_seq.saturating_add(1) });
         }
         self.epoch = start.epoch;
-        self.entered = now;
         self.base = 0;
         self.chain.clear();
         self.chain.push_back(Link { hash, reached: now });
         self.ahead.clear();
-        self.view.confirm_utc(start.issued, now);
-        self.clock_alarm = false;
+        self.begin(start.issued, now);
     }
 
-    fn heartbeat(&mut self, h: &Heartbeat, key: Key, now: BootTime) -> Need {
-        self.counters.heartbeats += 1;
-        // F11: only an answer to our own nonce maps a clock.
-        self.nonces.retain(|(asked, left)| {
-            let answered = h.nonces.iter().any(|n| n == asked);
-            let in_time = now.micros_since(*left) <= ANSWER_WAIT_US;
-            if answered && in_time {
-                self.clocks.map(h.clock, h.t_us, *left);
-            }
-            !answered && in_time
-        });
-        let Some(fresh) = self.clocks.fresh(h.clock, h.t_us, now) else {
-            self.counters.unmapped += 1;
-            // A hint that there is more, no more than that.
-            let more = h.epoch > self.epoch || (h.epoch == self.epoch && h.head_seq > self.seq());
-            return if more { self.tail() } else { Need::Nothing };
-        };
-        if !self.clocks.advance(h.clock, h.t_us) {
-            // An answer older than what this clock said since: it mapped the clock better, and that was all it could do.
-            return Need::Nothing;
-        }
-        self.heard = Some(now);
-
-        let keys = self.view.key_list();
-        let held = keys.payload().version;
-        if h.key_list_version > held || (h.key_list_version == held && h.key_list_hash != *keys.hash()) {
-            // F8: a key may be dead that this view still trusts.
-            if h.key_list_version == held {
-                self.alarm(Alarm::KeyList { version: held });
-            }
-            if self.wanted_list.is_none_or(|w| w.version <= h.key_list_version) {
-                self.wanted_list = Some(WantedList { version: h.key_list_version, hash: h.key_list_hash, said_by: key });
-            }
-            self.view.fence();
-        }
-        if !self.view.observe_utc(h.utc, now) {
-            if !self.clock_alarm {
-                self.clock_alarm = true;
-                let known = self.view.utc(now).unwrap_or_default();
-                self.alarm(Alarm::Clock { said: h.utc, known });
-            }
-            return Need::Nothing;
-        }
-        self.clock_alarm = false;
-        let beat = Beat { fresh, epoch: h.epoch, seq: h.head_seq, hash: h.head_hash, utc: h.utc };
-        self.judge(beat, now)
-    }
-
-    /// F7: the head at a moment, against what is known here.
-    fn judge(&mut self, beat: Beat, now: BootTime) -> Need {
-        let (epoch, seq, _) = self.watermark();
-        if beat.epoch < epoch {
-            // Taken after this epoch was known here: that authority has gone back.
-            return if beat.fresh >= self.entered { self.fork_in(beat.epoch, beat.seq, now) } else { Need::Nothing };
-        }
-        if beat.epoch > epoch || beat.seq > seq {
-            self.wait(beat);
-            return self.tail();
-        }
-        // Below the watermark is no fork while the heartbeat may be older than the batches above it; it is one as soon as it cannot.
-        let after = beat.seq.max(self.base.saturating_sub(1)).saturating_add(1);
-        let gone_back = beat.seq < seq && self.link(after).is_some_and(|l| l.reached <= beat.fresh);
-        let known = self.link(beat.seq).map(|l| l.hash);
-        if gone_back || known.is_some_and(|hash| hash != beat.hash) {
-            return self.fork(beat.seq, now);
-        }
-        if known.is_none() {
-            return Need::Nothing;
-        }
-        if self.list_is_behind() {
-            self.wait(beat);
-            return Need::KeyList;
-        }
-        self.view.publish(beat.fresh, Relied { epoch: beat.epoch, seq: beat.seq, hash: beat.hash, utc: beat.utc });
-        self.counters.published += 1;
-        Need::Nothing
-    }
-
-    /// Judges again what waited.
-    fn settle(&mut self, now: BootTime) -> Need {
-        let mut need = Need::Nothing;
-        for beat in std::mem::take(&mut self.waiting) {
-            let forks = self.counters.forks;
-            let next = self.judge(beat, now);
-            if self.counters.forks != forks {
-                return next;
-            }
-            if next != Need::Nothing {
-                need = next;
-            }
-        }
-        need
-    }
-
-    fn wait(&mut self, beat: Beat) {
-        // The oldest are settled first and the newest is worth most: what gives way is between them.
-        if self.waiting.len() == MAX_WAITING {
-            self.waiting.pop_back();
-        }
-        self.waiting.push_back(beat);
-    }
-
-    fn list_is_behind(&mut self) -> bool {
-        let Some(wanted) = self.wanted_list else { return false };
-        let keys = self.view.key_list();
-        let held = keys.payload().version;
-        let behind = held < wanted.version || (held == wanted.version && *keys.hash() != wanted.hash);
-        if !behind {
-            self.wanted_list = None;
-        }
-        behind
+    /// F12: a later epoch is known, of which this was signed. If the authority's clock has jumped, that is confirmed.
+    fn begin(&mut self, issued: UtcMillis, now: BootTime) {
+        self.entered = now;
+        self.view.confirm_utc(issued, now);
+        (self.clock_alarm, self.began) = (false, Some(issued));
     }
 
     fn fork(&mut self, seq: u64, now: BootTime) -> Need {
@@ -631,7 +425,7 @@ impl FeedState {
         self.ahead.clear();
         self.next = None;
         self.waiting.clear();
-        self.begun_with = None;
+        (self.begun_with, self.began) = (None, None);
     }
 
     fn push(&mut self, hash: [u8; 32], now: BootTime) {
@@ -665,12 +459,9 @@ impl FeedState {
 
 /// Requests under way at once.
 const MAX_ASKED: usize = 64;
-/// No request waits longer. The first answer sets authority time: held back for longer, it would make every later one seem ahead.
-const ANSWER_WAIT_US: u64 = 2_000_000;
 /// Hashes of the newest messages: at a message every 2 ms, eight seconds of late heartbeats.
 const MAX_CHAIN: usize = 4096;
 const MAX_AHEAD: usize = 4096;
-const MAX_WAITING: usize = 16;
 const MAX_ALARMS: usize = 64;
 const COLLECT_EVERY_US: u64 = 10_000_000;
 

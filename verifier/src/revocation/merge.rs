@@ -1,6 +1,6 @@
 //! From the small map into the shards, beside decisions: what is built is built without a lock, and swapped in shard by shard.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
 use super::View;
 use super::ids::{Dated, HOT_IDS, SHARDS, kept_from};
@@ -10,8 +10,13 @@ use crate::ids::BootTime;
 impl View {
     /// True if [`Self::merge`] would be worth its while: many ids came, or an hour of them may be forgotten.
     pub fn wants_merge(&self, now: BootTime) -> bool {
-        // Taken: a merge is under way.
-        let Ok(merged_from) = self.merging.try_lock() else { return false };
+        let merged_from = match self.merging.try_lock() {
+            Ok(merged_from) => merged_from,
+            // As in [`Self::merger`]: what one panic left undone is still to be done.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A merge is under way.
+            Err(TryLockError::WouldBlock) => return false,
+        };
         let hot = self.sets.read().map(|sets| IdKind::ALL.into_iter().map(|k| sets.of(k).hot()).max().unwrap_or(0)).unwrap_or(0);
         hot >= HOT_IDS || self.kept_from(now) > *merged_from
     }

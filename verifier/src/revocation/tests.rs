@@ -239,6 +239,35 @@ fn authority_time_follows_the_boot_clock_never_falls_and_does_not_jump() {
 }
 
 #[test]
+fn an_epoch_start_heard_late_confirms_a_jump_by_no_more_than_it_may_be_late() {
+    let at = |s: u64| BootTime(s * 1_000_000);
+    let jumped = |s: u64| fixture::UTC.plus(3_600_000 + s * 1000);
+    let known = |s: u64| {
+        let view = view();
+        assert!(view.observe_utc(fixture::UTC.plus(s * 1000), at(s)));
+        assert!(!view.observe_utc(jumped(s + 60), at(s + 60)), "nobody has confirmed an hour");
+        view
+    };
+    // Begun at second 20, heard at second 60: forty more than the start says.
+    let view = known(10);
+    view.confirm_utc(jumped(20), at(60));
+    assert!(!view.observe_utc(jumped(60), at(60)), "without the epoch that it belongs to");
+    assert!(view.observe_utc_after(jumped(20), jumped(60), at(60)));
+    assert_eq!(view.utc(at(60)), Some(jumped(60)));
+    // The last one counted at second 10: nothing that began after it began longer ago.
+    let view = known(10);
+    assert!(!view.observe_utc_after(jumped(20), jumped(20 + 50 + 3), at(60)), "ahead even of that");
+    assert!(view.observe_utc_after(jumped(20), jumped(20 + 50 + 1), at(60)));
+    // Heard so late that by what is known here it lies in the past.
+    let view = known(10);
+    view.confirm_utc(jumped(20), at(9_000));
+    assert!(view.observe_utc_after(jumped(20), jumped(9_000), at(9_000)));
+    // A start of long ago, read again, confirms nothing.
+    let view = known(10);
+    assert!(!view.observe_utc_after(UtcMillis(fixture::UTC.0 - 86_400_000), jumped(60), at(60)));
+}
+
+#[test]
 fn an_old_epoch_start_is_no_clock_to_a_verifier_that_knows_no_time_yet() {
     let view = view();
     let now = BootTime(10_000_000);
@@ -375,4 +404,21 @@ mod freezes {
         assert!(copy.knows_the_same_as(&full));
         assert_eq!(copy.lookup(&token().lineage()), Lookup::Revoked(RevokedBy { what: RevokedWhat::RootKey, seq: 9 }));
     }
+}
+
+#[test]
+fn a_merge_that_panicked_is_done_again() {
+    let view = std::sync::Arc::new(view());
+    let now = BootTime(1_000_000);
+    assert!(view.observe_utc(fixture::UTC, now));
+    assert!(view.wants_merge(now), "an hour may be forgotten");
+    let broken = std::sync::Arc::clone(&view);
+    let panicked = std::thread::spawn(move || {
+        let _merging = broken.merging.lock().unwrap();
+        panic!("in the middle of it");
+    });
+    assert!(panicked.join().is_err());
+    assert!(view.wants_merge(now));
+    view.merge(now);
+    assert!(!view.wants_merge(now));
 }

@@ -7,7 +7,7 @@ use crate::ids::{BootTime, UtcMillis};
 pub(super) struct AuthorityUtc {
     /// UTC minus boot time in microseconds; 0: unknown.
     offset_us: AtomicU64,
-    /// When a heartbeat last set it, in boot time.
+    /// When a heartbeat last counted, in boot time.
     heard_us: AtomicU64,
     /// The highest value shown, in milliseconds.
     shown_ms: AtomicU64,
@@ -33,13 +33,16 @@ impl AuthorityUtc {
         Some(UtcMillis(ms.max(shown)))
     }
 
-    pub(super) fn observe(&self, utc: UtcMillis, now: BootTime) -> bool {
+    pub(super) fn observe(&self, utc: UtcMillis, began: Option<UtcMillis>, now: BootTime) -> bool {
         let sample = utc.0.saturating_mul(1000).saturating_sub(now.0);
         let offset = self.offset_us.load(Ordering::Acquire);
-        let drift = now.micros_since(BootTime(self.heard_us.load(Ordering::Acquire))) / 2000;
+        let heard = self.heard_us.load(Ordering::Acquire);
+        let drift = now.micros_since(BootTime(heard)) / 2000;
+        // F12: the epoch began after the last heartbeat that counted. However long its start was on the way, it is no longer ago than that.
+        let confirmed = began.map_or(0, |began| began.0.saturating_mul(1000).saturating_sub(heard));
         let next = if offset == 0 || sample >= offset {
             // L7: a clock that runs away could end tokens and, by collection, forget revocations.
-            if offset != 0 && sample - offset > UTC_AHEAD_US.saturating_add(drift) {
+            if offset != 0 && sample.saturating_sub(offset.max(confirmed)) > UTC_AHEAD_US.saturating_add(drift) {
                 return false;
             }
             sample
@@ -47,7 +50,8 @@ impl AuthorityUtc {
             // A heartbeat that took longer on its way than the best one says little: give in by no more than clocks drift.
             offset - (offset - sample).min(drift)
         };
-        self.set(next, now);
+        self.offset_us.store(next, Ordering::Release);
+        self.heard_us.store(now.0, Ordering::Release);
         true
     }
 
@@ -57,17 +61,12 @@ impl AuthorityUtc {
         // An epoch start may be years old where the tail is read from its start: alone it says nothing of now, and every
         // heartbeat after it would seem to run ahead.
         if offset != 0 && sample > offset {
-            self.set(sample, now);
+            self.offset_us.store(sample, Ordering::Release);
         }
     }
 
     pub(super) fn restore(&self, utc: UtcMillis) {
         self.shown_ms.fetch_max(utc.0, Ordering::AcqRel);
-    }
-
-    fn set(&self, offset: u64, now: BootTime) {
-        self.offset_us.store(offset, Ordering::Release);
-        self.heard_us.store(now.0, Ordering::Release);
     }
 }
 

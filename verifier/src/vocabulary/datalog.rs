@@ -46,6 +46,26 @@ pub(super) fn decode(payload: &[u8], symbols: &mut Symbols) -> Result<schema::Bl
     Ok(proto)
 }
 
+/// Decodes the facts of a block that is written again as a whole from them: the checks follow from the facts, and are compared as bytes.
+/// Leaving them undecoded spares half the work of a cold block 0.
+pub(super) fn decode_facts(payload: &[u8], symbols: &mut Symbols) -> Result<Vec<schema::Fact>, Malformed> {
+    let mut proto = SymbolsAndFacts::decode(payload).map_err(|_| OUTSIDE)?;
+    symbols.own.append(&mut proto.symbols);
+    if symbols.own.len() > MAX_SYMBOLS || proto.facts.len() > MAX_FACTS {
+        return Err(OUTSIDE);
+    }
+    Ok(proto.facts)
+}
+
+/// Of [`schema::Block`] what facts need.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SymbolsAndFacts {
+    #[prost(string, repeated, tag = "1")]
+    symbols: Vec<String>,
+    #[prost(message, repeated, tag = "4")]
+    facts: Vec<schema::Fact>,
+}
+
 pub(super) fn same(written: &[u8], payload: &[u8]) -> Result<(), Malformed> {
     if written == payload { Ok(()) } else { Err(OUTSIDE) }
 }

@@ -10,6 +10,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
+use super::standby::{required, unseen};
 use crate::signer::released::TreeHead;
 use crate::store::rows::{fixed, number};
 use crate::store::shared::{Beaten, Hint, Standby};
@@ -101,12 +102,8 @@ async fn transact(
         // warning. What the standbys say they have is the proof: something that was written after this beat began.
         let (have, may_see): (i64, bool) = sqlx::query_as(HAVE).bind(&saw.position).fetch_one(&mut *c).await?;
         if have < required {
-            let why = if may_see {
-                format!("{have} of {required} synchronous standbys have this beat: its wait was cancelled")
-            } else {
-                "the database's role may not see its standbys: GRANT pg_read_all_stats to it".to_owned()
-            };
-            return Err(StoreError::Unavailable(why));
+            let cancelled = || StoreError::Unavailable(format!("{have} of {required} synchronous standbys have this beat: its wait was cancelled"));
+            return Err(if may_see { cancelled() } else { unseen() });
         }
     }
     *kept = Some(connection);
@@ -155,17 +152,6 @@ impl Saw {
             database_clock: UtcMillis(number(self.clock_ms, "beat", "at")?),
         })
     }
-}
-
-/// How many standbys a value of `synchronous_standby_names` makes COMMIT wait for.
-fn required(names: &str) -> i64 {
-    let names = names.trim();
-    if names.is_empty() {
-        return 0;
-    }
-    let Some((before, _)) = names.split_once('(') else { return 1 };
-    // `FIRST 2 (…)`, `ANY 2 (…)`, `2 (…)`.
-    before.split_whitespace().next_back().and_then(|n| n.parse().ok()).unwrap_or(1)
 }
 
 /// Hears of commits until it is aborted. A broken connection is made anew without end; what was said meanwhile is not
@@ -248,13 +234,6 @@ mod tests {
 
     async fn run(c: &mut PgConnection, sql: &'static str) {
         sqlx::raw_sql(sql).execute(c).await.unwrap();
-    }
-
-    #[test]
-    fn the_setting_says_how_many_standbys_count() {
-        for (names, count) in [("", 0), ("  ", 0), ("*", 1), ("a, b", 1), ("FIRST 2 (a, b, c)", 2), ("any 3(a,b,c)", 3), ("2 (a, b)", 2), ("(x", 1)] {
-            assert_eq!(required(names), count, "{names}");
-        }
     }
 
     #[tokio::test]

@@ -235,11 +235,53 @@ async fn a_connection_killed_after_its_commit_is_read_as_written() {
     assert!(store.has_batch([n; 16]).await.is_err());
     kill(&mut c, pid).await;
     let Err(CommitError::Unknown(would_be, _)) = committing.await.unwrap() else { panic!("expected an unknown outcome") };
-    assert!(store.has_batch([n; 16]).await.unwrap());
+    // Everybody sees it now, and a failover would lose it: neither yes nor no.
     assert_eq!(store.head().await.unwrap(), would_be.head);
+    assert!(store.has_batch([n; 16]).await.unwrap_err().to_string().contains("0 of 1 synchronous standbys"));
+    assert!(store.settled().await.is_err());
     run(&mut c, "ALTER SYSTEM RESET synchronous_standby_names").await;
     run(&mut c, "SELECT pg_reload_conf()").await;
+    while store.settled().await.is_err() {}
+    assert!(store.has_batch([n; 16]).await.unwrap());
     assert_eq!(one(&*store, n + 1, leaf(9)).await.unwrap().leaves, u64::from(n)..u64::from(n) + 1);
+    assert_whole(&store).await;
+}
+
+/// On a server whose standby never answers: COMMIT reports success when its wait is cancelled.
+#[tokio::test]
+async fn a_commit_whose_wait_for_the_standby_was_cancelled_is_neither_yes_nor_no() {
+    let server = Server::start();
+    let (name, url) = server.database().await;
+    let mut c = server.connect(&name).await;
+    // Opening makes the schema; what is not ours waits for nobody.
+    run(&mut c, "SET synchronous_commit = local; ALTER ROLE postgres SET synchronous_commit = local").await;
+    run(&mut c, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    run(&mut c, "SELECT pg_reload_conf()").await;
+    while sqlx::query_scalar::<_, String>("SHOW synchronous_standby_names").fetch_one(&mut server.connect(&name).await).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let store = open(&url).await;
+    let committing = commit(&store, batch(1, vec![floor(1)]));
+    let pid = waiting(&mut c, "SyncRep").await;
+    assert!(sqlx::query_scalar::<_, bool>("SELECT pg_cancel_backend($1)").bind(pid).fetch_one(&mut c).await.unwrap());
+    let Err(CommitError::Unknown(would_be, why)) = committing.await.unwrap() else { panic!("expected an unknown outcome") };
+    assert!(why.contains("0 of 1 synchronous standbys"), "{why}");
+    assert_eq!(store.head().await.unwrap(), would_be.head, "visible");
+    assert!(store.has_batch([1; 16]).await.is_err());
+    // A role that may not see its standbys finds out before it writes anything.
+    let sql = format!(
+        "CREATE ROLE clerk LOGIN; ALTER ROLE clerk SET synchronous_commit = local; GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk; ALTER DATABASE {name} OWNER TO clerk"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut c).await.unwrap();
+    let blind = open(&url.expose_secret().replace("//postgres@", "//clerk@").into()).await;
+    let said = blind.commit(&batch(2, vec![floor(2)])).await;
+    assert!(matches!(&said, Err(CommitError::Unavailable(e)) if e.to_string().contains("pg_read_all_stats")), "{said:?}");
+    // Its twin: nobody is waited for any more.
+    run(&mut c, "ALTER SYSTEM RESET synchronous_standby_names").await;
+    run(&mut c, "SELECT pg_reload_conf()").await;
+    while store.settled().await.is_err() {}
+    assert!(store.has_batch([1; 16]).await.unwrap());
+    assert_eq!(one(&*blind, 2, floor(2)).await.unwrap().feed_seq, Some(2));
     assert_whole(&store).await;
 }
 
@@ -383,8 +425,12 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let statements: Vec<_> = sources.split('"').filter(|text| ["SELECT ", "UPDATE ", "DELETE ", "INSERT "].iter().any(|verb| text.starts_with(verb))).collect();
     assert!(statements.len() > 50, "{} statements", statements.len());
     for (n, sql) in statements.into_iter().enumerate() {
-        // Whose tables are short: one row a key list, one a verifier. `verifiers()` wants them all.
-        let short = sql.contains("FROM key_list") || sql.contains("FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER") || sql.contains("FROM drill");
+        // Whose tables are short: one row a key list, one a verifier, one a revoked root key. `verifiers()` and `killed_root_keys()`
+        // want them all.
+        let short = sql.contains("FROM key_list")
+            || sql.contains("FROM verifier WHERE tenant = $1 AND retired_ms IS NULL ORDER")
+            || sql.contains("FROM drill")
+            || sql.contains("FROM killed_root_key WHERE tenant = $1 ORDER");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PREPARE p{n} AS {sql}"))).execute(&mut c).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
         let arguments = (1..=10).filter(|i| sql.contains(&format!("${i}"))).map(|_| "NULL").collect::<Vec<_>>().join(", ");
         let arguments = if arguments.is_empty() { arguments } else { format!("({arguments})") };

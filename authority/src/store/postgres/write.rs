@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 
 use super::shared::CHANNEL;
-use super::{ANSWER_WAIT, session, text, within};
+use super::{ANSWER_WAIT, session, standby, text, within};
 use crate::domain::delegation::DelegationState;
 use crate::domain::human::Subject;
 use crate::log::tree::Tree;
@@ -36,10 +36,16 @@ impl Writer {
 
 pub(super) async fn commit(tenant: &Tenant, options: &PgConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<Committed, CommitError> {
     let prepared = tokio::time::timeout(ANSWER_WAIT, prepare(tenant, options, writer, batch)).await;
-    let (mut connection, plan) = prepared.map_err(|_| StoreError::Unavailable("no answer before COMMIT".to_owned()))??;
+    let (mut connection, plan, standbys) = prepared.map_err(|_| StoreError::Unavailable("no answer before COMMIT".to_owned()))??;
     let sent = within(sqlx::raw_sql("COMMIT").execute(&mut connection)).await;
     if let Err(e) = sent {
         // Its answer is lost, or it failed: only reading tells whether it took.
+        return Err(CommitError::Unknown(Box::new(plan.committed), e.to_string()));
+    }
+    // COMMIT says yes as well when its wait was cancelled: nobody is told before the standbys have it.
+    if standbys > 0
+        && let Err(e) = standby::settled(&mut connection).await
+    {
         return Err(CommitError::Unknown(Box::new(plan.committed), e.to_string()));
     }
     writer.connection = Some(connection);
@@ -47,8 +53,8 @@ pub(super) async fn commit(tenant: &Tenant, options: &PgConnectOptions, writer: 
     Ok(plan.committed)
 }
 
-/// Everything before COMMIT.
-async fn prepare(tenant: &Tenant, options: &PgConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<(PgConnection, Plan), StoreError> {
+/// Everything before COMMIT, and how many standbys that will wait for.
+async fn prepare(tenant: &Tenant, options: &PgConnectOptions, writer: &mut Writer, batch: &Batch) -> Result<(PgConnection, Plan, i64), StoreError> {
     let (mut connection, head) = lock(tenant, options, writer.connection.take()).await?;
     let c = &mut connection;
     let tree = match writer.tree.take() {
@@ -58,12 +64,12 @@ async fn prepare(tenant: &Tenant, options: &PgConnectOptions, writer: &mut Write
     };
     let facts = look_up(c, tenant, &Needs::of(batch)).await?;
     let plan = Plan::make(tenant, head, tree, facts, batch);
-    write(c, tenant, batch, &plan, head).await?;
+    let standbys = write(c, tenant, batch, &plan, head).await?;
     if writer.commits.is_multiple_of(COLLECT_EVERY) {
         collect(c, tenant, batch).await?;
     }
     writer.commits += 1;
-    Ok((connection, plan))
+    Ok((connection, plan, standbys))
 }
 
 /// Begins and takes the head's lock. Nothing has been asked for before, so it may be tried again: a kept connection may
@@ -163,6 +169,12 @@ async fn look_up(c: &mut PgConnection, tenant: &Tenant, needs: &Needs) -> Result
             f.verifier_keys.insert(Key::from_bytes(fixed(&key, "verifier", "key")?));
         }
     }
+    if !needs.root_keys.is_empty() {
+        let wanted = all(needs.root_keys.iter().map(Key::as_bytes));
+        for key in ids(c, "SELECT key FROM killed_root_key WHERE tenant = $1 AND key = ANY($2)", t, wanted).await? {
+            f.killed_root_keys.insert(Key::from_bytes(fixed(&key, "killed_root_key", "key")?));
+        }
+    }
     if !needs.delegations.is_empty() {
         let rows: Vec<(Vec<u8>, i64, Option<i64>)> = sqlx::query_as("SELECT id, version, revoked_ms FROM delegation WHERE tenant = $1 AND id = ANY($2)")
             .bind(t)
@@ -237,7 +249,8 @@ async fn ids(c: &mut PgConnection, sql: &'static str, t: &str, wanted: Vec<Vec<u
     Ok(sqlx::query_scalar(sql).bind(t).bind(wanted).fetch_all(c).await?)
 }
 
-async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan, before: Head) -> Result<(), StoreError> {
+/// Gives how many standbys COMMIT will wait for.
+async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan, before: Head) -> Result<i64, StoreError> {
     let t = tenant.as_str();
     let mut many = Many::default();
     for at in &plan.accepted {
@@ -286,14 +299,21 @@ async fn write(c: &mut PgConnection, tenant: &Tenant, batch: &Batch, plan: &Plan
         return Err(StoreError::Unavailable("the head row moved under its lock".to_owned()));
     }
     // Other processes hear of it when this is committed, and only then.
-    sqlx::query("WITH b AS (INSERT INTO batch (tenant, id) VALUES ($1, $2)) SELECT pg_notify($3, $4)")
-        .bind(t)
-        .bind(batch.id.as_slice())
-        .bind(CHANNEL)
-        .bind(format!("{t} {} {} {}", head.feed.epoch, head.feed.seq, head.tree.size))
-        .execute(c)
-        .await?;
-    Ok(())
+    let (_, names, may_see): (String, String, bool) = sqlx::query_as(
+        "WITH b AS (INSERT INTO batch (tenant, id) VALUES ($1, $2)) SELECT pg_notify($3, $4)::text, current_setting('synchronous_standby_names'), pg_has_role('pg_read_all_stats', 'USAGE')",
+    )
+    .bind(t)
+    .bind(batch.id.as_slice())
+    .bind(CHANNEL)
+    .bind(format!("{t} {} {} {}", head.feed.epoch, head.feed.seq, head.tree.size))
+    .fetch_one(c)
+    .await?;
+    let required = standby::required(&names);
+    // Found out now, nothing is written; after COMMIT it would be neither yes nor no.
+    if required > 0 && !may_see {
+        return Err(standby::unseen());
+    }
+    Ok(required)
 }
 
 /// Rows of the tables that a busy authority writes to, each table written by one statement.
@@ -370,6 +390,9 @@ async fn one<'a>(c: &mut PgConnection, t: &str, row: &'a Row, placed: &'a Placed
             .bind(scope_bytes(scope))
             .bind(big(*to)?),
         Row::KeyList(version, signed) => sqlx::query("INSERT INTO key_list (tenant, version, signed) VALUES ($1, $2, $3)").bind(t).bind(big(*version)?).bind(signed),
+        Row::RootKeyKilled(key) => {
+            sqlx::query("INSERT INTO killed_root_key (tenant, key) VALUES ($1, $2) ON CONFLICT DO NOTHING").bind(t).bind(key.as_bytes().as_slice())
+        }
         Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms, retired_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO UPDATE SET retired_ms = excluded.retired_ms")
             .bind(t)
             .bind(v.id.as_bytes().as_slice())

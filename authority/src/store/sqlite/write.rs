@@ -139,6 +139,17 @@ async fn look_up(tx: &mut Tx<'_>, tenant: &Tenant, needs: &Needs) -> Result<Fact
             f.verifier_keys.insert(Key::from_bytes(fixed(&key, "verifier", "key")?));
         }
     }
+    if !needs.root_keys.is_empty() {
+        let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT key FROM killed_root_key WHERE tenant = ?1 AND key IN (SELECT unhex(value) FROM json_each(?2))")
+            .bind(tenant.as_str())
+            .bind(hexes(needs.root_keys.iter().map(Key::as_bytes)))
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(unavailable)?;
+        for (key,) in rows {
+            f.killed_root_keys.insert(Key::from_bytes(fixed(&key, "killed_root_key", "key")?));
+        }
+    }
     if !needs.delegations.is_empty() {
         let rows: Vec<(Vec<u8>, i64, Option<i64>)> =
             sqlx::query_as("SELECT id, version, revoked_ms FROM delegation WHERE tenant = ?1 AND id IN (SELECT unhex(value) FROM json_each(?2))")
@@ -356,6 +367,7 @@ impl Many {
                 .bind(scope_bytes(scope))
                 .bind(int(*to)),
             Row::KeyList(version, signed) => sqlx::query("INSERT INTO key_list (tenant, version, signed) VALUES (?1, ?2, ?3)").bind(t).bind(int(*version)).bind(signed.clone()),
+            Row::RootKeyKilled(key) => sqlx::query("INSERT INTO killed_root_key (tenant, key) VALUES (?1, ?2) ON CONFLICT DO NOTHING").bind(t).bind(key.as_bytes().to_vec()),
             Row::Verifier(v) => sqlx::query("INSERT INTO verifier (tenant, id, key, audience, enrolled_ms, retired_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (tenant, id) DO UPDATE SET retired_ms = excluded.retired_ms")
                 .bind(t)
                 .bind(v.id.as_bytes().to_vec())

@@ -79,6 +79,50 @@ async fn everyone_is_named_as_confirmed_fenced_or_not_covered() {
     drop(stranger);
 }
 
+/// A verifier that was restarted: the run before is silent, cut off, and may allow for five minutes on what it knew.
+#[tokio::test]
+async fn a_silent_run_with_a_longer_bound_than_the_ledger_remembers_is_named_until_its_bound_is_over() {
+    let app = app().await;
+    let (alice, bot, _) = app.granted().await;
+    let ids = enrolled(&app, 2).await;
+    let slow = Mode::Bounded { ms: 300_000 };
+    let by = async |verifier: VerifierId, signer: u8, run: u8, number: u64, mode: Mode| {
+        let head = app.ctx.feed.head();
+        let (epoch, seq, hash, utc) = (head.epoch, head.seq, head.hash, app.ctx.now());
+        let said = Ack { tenant: tenant(), verifier, run: [run; 16], number, epoch, seq, hash, fresh_age_ms: 10, utc, mode };
+        acknowledge(&app.ctx, &Signed::sign(&said, &signing(signer)).to_bytes()).await.unwrap();
+    };
+    let kill = async || {
+        let grant = super::super::delegate::delegate(&app.ctx, &alice, bot, crate::domain::delegation::tests::terms(), None).await.unwrap().delegation;
+        revoke_and_wait(&app.ctx, &alice, Target::Delegation(grant), Some("drill".into()), None, Duration::ZERO).await.unwrap().1.unwrap()
+    };
+    let of = |c: &Coverage, n: usize| c.runs.iter().filter(|s| s.verifier == ids[n]).map(|s| (s.run.map(|r| r[0]), s.standing.clone())).collect::<Vec<_>>();
+    let longer = Standing::NotCovered { why: NotCovered::LongerBound };
+
+    by(ids[0], 101, 1, 1, slow).await;
+    by(ids[1], 102, 1, 1, Mode::Strict { ms: 150 }).await;
+    // Both are started anew, and only the new ones are heard of.
+    app.clock.advance_ms(crate::watch::RUN_MEMORY_MS + 1_000);
+    by(ids[0], 101, 2, 1, slow).await;
+    by(ids[1], 102, 2, 1, Mode::Strict { ms: 150 }).await;
+    let coverage = kill().await;
+    assert_eq!(of(&coverage, 0), [(Some(1), longer.clone()), (Some(2), longer.clone())]);
+    assert_eq!(of(&coverage, 1).len(), 1, "the strict one's twin has denied for a minute");
+    // It has no place among the newest runs: named all the same.
+    for run in 3..=8 {
+        app.clock.advance_ms(10);
+        by(ids[0], 101, run, 1, slow).await;
+    }
+    let coverage = kill().await;
+    assert_eq!(of(&coverage, 0).iter().filter(|(run, _)| run.is_none()).collect::<Vec<_>>(), [&(None, longer)]);
+    assert!(!coverage.is_whole());
+    // Its bound is over, and that of all the others but the one that goes on.
+    app.clock.advance_ms(crate::watch::memory_ms(slow) + 1);
+    by(ids[0], 101, 8, 2, slow).await;
+    assert_eq!(of(&kill().await, 0).len(), 1);
+    replays(&app).await;
+}
+
 #[tokio::test]
 async fn with_everyone_confirmed_the_answer_comes_at_once_and_without_anyone_too() {
     let app = app().await;

@@ -21,6 +21,17 @@ fn chain(from: u64, mut prev: [u8; 32], ids: std::ops::Range<u8>) -> Vec<Vec<u8>
         .collect()
 }
 
+/// A process that another test starts at this moment holds what is open here until it is another program: its copy of the lock too.
+fn open(path: &Path) -> Folder {
+    for _ in 0..1000 {
+        match Folder::open(path) {
+            Err(FolderError::Held) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("held for a second");
+}
+
 fn start() -> FeedState {
     FeedState::new(Arc::new(View::new("payments".parse().unwrap(), fixture::key_list(1, &[]))))
 }
@@ -28,7 +39,7 @@ fn start() -> FeedState {
 fn load(path: &Path) -> (FeedState, Result<usize, FolderError>, Folder) {
     let mut state = start();
     let view = Arc::clone(state.view());
-    let mut folder = Folder::open(path).unwrap();
+    let mut folder = open(path);
     let loaded = folder.load(&view, || NOW, |with| with(&mut state));
     (state, loaded, folder)
 }
@@ -42,7 +53,7 @@ fn filled(path: &Path) {
     let manifest = Manifest { tenant: fixture::tenant(), epoch: 1, seq: 3, hash, issued: fixture::UTC, segments: vec![segment] };
     let signed = SignedMessage::sign(&Message::Manifest(manifest), &fixture::feed_key());
     let snapshot = Snapshot::verify(&signed, &fixture::key_list(1, &[])).unwrap();
-    let mut folder = Folder::open(path).unwrap();
+    let mut folder = open(path);
     folder.append(&messages).unwrap();
     folder.put_segment(&segment.sha256, &ids).unwrap();
     folder.put_segment(&[7; 32], b"of an older one").unwrap();
@@ -67,7 +78,7 @@ fn a_warm_start_knows_what_was_known() {
 fn a_torn_tail_costs_the_last_message_and_no_alarm() {
     let dir = tempfile::tempdir().unwrap();
     let messages = chain(1, genesis_hash(&fixture::tenant(), 1), 1..4);
-    Folder::open(dir.path()).unwrap().append(&messages).unwrap();
+    open(dir.path()).append(&messages).unwrap();
     let path = dir.path().join(MESSAGES);
     let all = fs::read(&path).unwrap();
     let last = all.len() - messages[2].len() - 8;
@@ -79,6 +90,50 @@ fn a_torn_tail_costs_the_last_message_and_no_alarm() {
         drop(folder);
         assert_eq!(load(dir.path()).1.unwrap(), 3);
     }
+}
+
+#[test]
+fn a_file_that_was_made_longer_and_never_filled_costs_no_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let messages = chain(1, genesis_hash(&fixture::tenant(), 1), 1..4);
+    open(dir.path()).append(&messages).unwrap();
+    let path = dir.path().join(MESSAGES);
+    let whole = fs::metadata(&path).unwrap().len();
+    for zeros in [1, 3, 4, 8, 12, 4096] {
+        File::options().write(true).open(&path).unwrap().set_len(whole + zeros).unwrap();
+        let (state, loaded, _) = load(dir.path());
+        assert_eq!((loaded.unwrap(), state.watermark().1, fs::metadata(&path).unwrap().len()), (3, 3, whole), "{zeros} zeros");
+    }
+    // Its twin: zeros where a message stood are damage.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..100].fill(0);
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(load(dir.path()).1, Err(FolderError::Damaged(_))));
+}
+
+/// The kernel cuts a write short, as a full disk does: under a limit on the size of files, in a process of its own.
+#[test]
+fn what_a_full_disk_tears_is_cut_off_and_the_next_message_is_kept() {
+    const NAME: &str = "feed::folder::tests::what_a_full_disk_tears_is_cut_off_and_the_next_message_is_kept";
+    let messages = chain(1, genesis_hash(&fixture::tenant(), 1), 1..200);
+    if let Some(path) = std::env::var_os("PROCURA_FULL_DISK") {
+        let mut folder = open(Path::new(&path));
+        folder.append(&messages[..1]).unwrap();
+        let whole = folder.messages_bytes();
+        folder.append(&messages[1..]).expect_err("a limit of 16 KiB at most");
+        assert_eq!((folder.messages_bytes(), fs::metadata(Path::new(&path).join(MESSAGES)).unwrap().len()), (whole, whole));
+        folder.append(&messages[1..2]).unwrap();
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut limited = std::process::Command::new("sh");
+    // Blocks of 512 or 1,024 bytes, as the shell has it.
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+    let done = limited.args(["--exact", NAME]).env("PROCURA_FULL_DISK", dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let (state, loaded, _) = load(dir.path());
+    assert_eq!((loaded.unwrap(), state.watermark().1), (2, 2));
 }
 
 #[test]
@@ -124,8 +179,8 @@ fn a_folder_of_another_authority_is_refused() {
 #[test]
 fn one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
-    let held = Folder::open(dir.path()).unwrap();
+    let held = open(dir.path());
     assert!(matches!(Folder::open(dir.path()), Err(FolderError::Held)));
     drop(held);
-    assert!(Folder::open(dir.path()).is_ok());
+    open(dir.path());
 }

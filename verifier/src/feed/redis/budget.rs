@@ -13,7 +13,13 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) const REFUSED: u64 = 10;
-    pub(super) const USELESS: u64 = 1;
+    const USELESS: u64 = 1;
+
+    /// What a message of so many bytes costs that moved nothing. Hashing and reading a long one that somebody repeats takes longer than
+    /// verifying a short one.
+    pub(super) const fn useless(bytes: usize) -> u64 {
+        Self::USELESS + bytes as u64 / 4096
+    }
 
     pub(super) const fn new(now: BootTime) -> Self {
         Self { left: PER_SECOND, at: now }
@@ -52,6 +58,16 @@ mod tests {
     fn what_the_stream_brought_first_is_no_flood() {
         let mut budget = Budget::new(BootTime(0));
         // Ten replicas and 500 batches a second, for a minute.
-        assert!((0..42_000).all(|n| budget.spend(Budget::USELESS, BootTime(n * 1_000_000 / 700))));
+        assert!((0..42_000).all(|n| budget.spend(Budget::useless(400), BootTime(n * 1_000_000 / 700))));
+        // A hundred of the longest batches, all at once.
+        let mut budget = Budget::new(BootTime(0));
+        assert!((0..100).all(|_| budget.spend(Budget::useless(64 * 1024), BootTime(0))));
+    }
+
+    #[test]
+    fn the_longest_message_repeated_a_thousand_times_is_a_flood() {
+        let mut budget = Budget::new(BootTime(0));
+        let borne = (0..1000).filter(|n| budget.spend(Budget::useless(64 * 1024), BootTime(n * 1000))).count();
+        assert!(borne < 250, "{borne} in a second");
     }
 }

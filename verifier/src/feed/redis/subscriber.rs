@@ -195,7 +195,7 @@ async fn listen(shared: &Arc<Shared>, mail: Mail, budget: &Mutex<Budget>, heard:
                 shared.follow_soon(need);
                 valid_at = now();
                 *heard = true;
-                if moved { 0 } else { Budget::USELESS }
+                if moved { 0 } else { Budget::useless(bytes.len()) }
             }
             Err(_) => {
                 shared.redis.refused.fetch_add(1, Ordering::Relaxed);

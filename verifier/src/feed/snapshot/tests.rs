@@ -98,7 +98,7 @@ proptest! {
         at in any::<prop::sample::Index>(), before in any::<prop::sample::Index>(), at_once in 1..30_usize, merge in any::<bool>(),
     ) {
         let messages = chain(&all);
-        let (at, before) = (at.index(all.len() + 1), before.index(all.len() + 1));
+        let (at, before) = (1 + at.index(all.len()), before.index(all.len() + 1));
         let hash_at = |n: usize| if n == 0 { genesis_hash(&fixture::tenant(), 1) } else { messages[n - 1].hash() };
         let (view, plain) = (view(), view());
         let mut state = FeedState::new(Arc::clone(&view));

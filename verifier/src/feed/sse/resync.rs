@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::{FetchError, MAX_EVENT_BYTES, Shared, bounded, lock};
+use super::{FetchError, Lowered, MAX_EVENT_BYTES, Shared, bounded, lock};
 use crate::feed::folder::{Folder, FolderError};
 use crate::feed::message::{FeedError, SignedMessage};
 use crate::feed::snapshot::{Loading, MAX_SEGMENT_BYTES, SegmentError, Snapshot};
@@ -58,6 +58,28 @@ impl Disk {
         self.wake.notify_one();
     }
 
+    /// Writes what waits. What the disk does not take waits on: a message that is nowhere cannot be handed back.
+    pub(super) fn write(&self) -> std::io::Result<()> {
+        let messages: Vec<_> = {
+            let mut waiting = lock(&self.waiting);
+            waiting.1 = 0;
+            waiting.0.drain(..).collect()
+        };
+        let written = lock(&self.folder).append(&messages);
+        if written.is_err() {
+            let mut waiting = lock(&self.waiting);
+            for message in messages.into_iter().rev() {
+                waiting.1 += message.len();
+                waiting.0.push_front(message);
+            }
+        }
+        written
+    }
+
+    pub(super) fn waiting(&self) -> Vec<Vec<u8>> {
+        lock(&self.waiting).0.iter().cloned().collect()
+    }
+
     pub(super) fn note_loss(&self) {
         self.lost.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -88,15 +110,9 @@ pub(super) async fn keep_folder(shared: Arc<Shared>, disk: Arc<Disk>) {
         let _ = timeout(UTC_EVERY, disk.wake.notified()).await;
         let (writer, to) = (Arc::clone(&shared), Arc::clone(&disk));
         let written = spawn_blocking(move || {
-            let messages: Vec<_> = {
-                let mut waiting = lock(&to.waiting);
-                waiting.1 = 0;
-                waiting.0.drain(..).collect()
-            };
-            let mut folder = lock(&to.folder);
-            folder.append(&messages)?;
+            to.write()?;
             let now = writer.config.clock.boot();
-            writer.view.utc(now).map_or(Ok(()), |utc| folder.put_utc(utc))
+            writer.view.utc(now).map_or(Ok(()), |utc| lock(&to.folder).put_utc(utc))
         });
         if let Ok(Err(error)) = written.await {
             *lock(&shared.last_error) = Some(format!("folder: {error}"));
@@ -132,11 +148,8 @@ impl Shared {
         if !self.view.wants_merge(self.config.clock.boot()) || self.merging.swap(true, Ordering::AcqRel) {
             return;
         }
-        let shared = Arc::clone(self);
-        spawn_blocking(move || {
-            shared.view.merge(shared.config.clock.boot());
-            shared.merging.store(false, Ordering::Release);
-        });
+        let merging = Lowered { shared: Arc::clone(self), flag: |shared| &shared.merging };
+        spawn_blocking(move || merging.shared.view.merge(merging.shared.config.clock.boot()));
     }
 
     /// Loads the authority's snapshot if it is farther on than the watermark (F17).
@@ -260,7 +273,13 @@ impl Shared {
     /// Gives the authority every signed message that is here, and the snapshot if it lacks that one. It skips what it has (F20).
     async fn hand_back(self: &Arc<Self>, disk: &Arc<Disk>) -> Result<(), FetchError> {
         let from = Arc::clone(disk);
-        let messages = spawn_blocking(move || lock(&from.folder).messages()).await.map_err(|_| FetchError::Broken("folder could not be read"))??;
+        let held = spawn_blocking(move || {
+            let mut messages = lock(&from.folder).messages()?;
+            // What the disk has not taken is here all the same.
+            messages.extend(from.waiting());
+            Ok::<_, std::io::Error>(messages)
+        });
+        let messages = held.await.map_err(|_| FetchError::Broken("folder could not be read"))??;
         let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let mut rest = messages.as_slice();
         while !rest.is_empty() {

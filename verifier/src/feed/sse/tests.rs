@@ -1,5 +1,7 @@
 //! The client against a real HTTP server on loopback, with real signatures and the machine's clock.
 
+mod lost;
+
 use super::*;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU64;
@@ -12,9 +14,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tokio::sync::broadcast;
 
+use crate::decision::Mode;
+use crate::feed::ack::{Ack, SignIn, Signed};
 use crate::feed::fixture;
 use crate::feed::message::{Batch, Heartbeat, Item, Message, SignedMessage, genesis_hash};
-use crate::ids::{ClockId, SystemClock, Tid, UtcMillis};
+use crate::ids::{BootTime, Clock, ClockId, SystemClock, Tid, UtcMillis, VerifierId};
+use crate::key_list::{Anchors, UnverifiedKeyList};
+use crate::wire::Canonical as _;
 
 /// An authority's feed: what the verifier's side needs of it.
 struct Authority {
@@ -32,6 +38,10 @@ struct Authority {
     sign_ins: Mutex<Vec<(String, String)>>,
     acks: Mutex<Vec<Signed<Ack>>>,
     acks_refused: AtomicBool,
+    /// The newest manifest, and the one segment that it names.
+    snapshot: Mutex<Option<(SignedMessage, Vec<u8>)>>,
+    lost: Mutex<Vec<serde_json::Value>>,
+    lost_refused: AtomicBool,
 }
 
 type Params = Query<std::collections::HashMap<String, String>>;
@@ -51,6 +61,9 @@ impl Authority {
             sign_ins: Mutex::default(),
             acks: Mutex::default(),
             acks_refused: AtomicBool::new(false),
+            snapshot: Mutex::default(),
+            lost: Mutex::default(),
+            lost_refused: AtomicBool::new(false),
         })
     }
 
@@ -104,6 +117,9 @@ impl Authority {
             .route("/v1/feed/tail", get(tail))
             .route("/v1/feed/head", get(head))
             .route("/v1/feed/acks", post(acks))
+            .route("/v1/feed/snapshot", get(lost::snapshot))
+            .route("/v1/feed/segment/{hash}", get(lost::segment))
+            .route("/v1/feed/lost", post(lost::lost))
             .route(
                 "/v1/keys",
                 get(|State(a): State<Arc<Authority>>| async move {
@@ -472,6 +488,34 @@ async fn a_pause_is_told_and_healed_by_a_pull() {
     until("told", || told.load(Ordering::SeqCst)).await;
     until("fresh again", || is_fresh_since(&client, before)).await;
     assert!(client.status().counters.pauses >= 1);
+}
+
+/// One thread for all tasks: only what blocks runs elsewhere, and there the clock breaks.
+#[tokio::test]
+async fn a_merge_that_panics_is_begun_again() {
+    struct Breaking {
+        home: std::thread::ThreadId,
+        whole: AtomicBool,
+        broke: AtomicU64,
+    }
+    impl Clock for Breaking {
+        fn boot(&self) -> BootTime {
+            if std::thread::current().id() != self.home && !self.whole.load(Ordering::SeqCst) {
+                self.broke.fetch_add(1, Ordering::SeqCst);
+                panic!("no clock in this thread");
+            }
+            SystemClock.boot()
+        }
+        fn wall(&self) -> UtcMillis {
+            SystemClock.wall()
+        }
+    }
+    let clock = Arc::new(Breaking { home: std::thread::current().id(), whole: AtomicBool::new(false), broke: AtomicU64::new(0) });
+    let client = client_with("127.0.0.1:1", |c| c.clock = Arc::clone(&clock) as Arc<dyn Clock>);
+    assert!(client.view().observe_utc(fixture::UTC, SystemClock.boot()), "there are hours to forget");
+    until("the second panic", || clock.broke.load(Ordering::SeqCst) >= 2).await;
+    clock.whole.store(true, Ordering::SeqCst);
+    until("merged", || !client.view().wants_merge(SystemClock.boot())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,13 @@
 use super::*;
 use crate::feed::fixture;
-use crate::feed::message::FloorScope;
-use crate::feed::message::{Freeze, Item};
-use crate::ids::{AgentId, FreezeId, HumanId, Tid};
-use crate::key_list::KeyListError;
-use proptest::prelude::*;
+use crate::feed::message::{Heartbeat, Item};
+use crate::feed::snapshot::Manifest;
+use crate::ids::Tid;
 use rand::SeedableRng as _;
+
+mod forks;
+mod key_lists;
+mod order;
 
 const REMOTE: u64 = 77_000_000_000;
 const MS: u64 = 1000;
@@ -19,6 +21,8 @@ struct World {
     hash: [u8; 32],
     list_version: u64,
     list_hash: [u8; 32],
+    /// By how much the authority's clock has jumped.
+    ahead_ms: u64,
     state: FeedState,
     rng: rand::rngs::StdRng,
 }
@@ -33,6 +37,7 @@ fn world() -> World {
         hash: genesis_hash(&fixture::tenant(), 1),
         list_version: 1,
         list_hash: *list.hash(),
+        ahead_ms: 0,
         state: FeedState::new(Arc::new(View::new("payments".parse().unwrap(), list))),
         rng: rand::rngs::StdRng::seed_from_u64(1),
     }
@@ -87,7 +92,7 @@ impl World {
             key_list_version: self.list_version,
             key_list_hash: self.list_hash,
             nonces: nonces.iter().map(|n| n.to_vec()).collect(),
-            ..fixture::heartbeat(self.utc())
+            ..fixture::heartbeat(self.utc().plus(self.ahead_ms))
         }
     }
 
@@ -222,196 +227,6 @@ fn a_heartbeat_overtaken_by_its_successors_is_no_fork() {
 }
 
 #[test]
-fn a_head_below_what_was_known_before_is_a_fork_and_keeps_every_item() {
-    let mut w = world();
-    let batch = w.commit(vec![tid(1)]);
-    let _ = w.receive(&batch);
-    let _ = w.pull();
-    assert!(w.fresh().is_some());
-    // A restored backup: the head is empty again.
-    (w.seq, w.hash) = (0, genesis_hash(&fixture::tenant(), 1));
-    w.batches.clear();
-    w.pass(50);
-    let need = w.pull();
-    assert_eq!(need, Need::Tail { epoch: 1, from_seq: 1 });
-    assert_eq!(w.alarms(), [Alarm::Fork { epoch: 1, seq: 0 }]);
-    assert_eq!(w.fresh(), None);
-    assert_eq!(w.state.view().known().ids, 1);
-    // It takes another history in, beside what it knows.
-    let other = w.commit(vec![tid(2)]);
-    let _ = w.receive(&other);
-    assert_eq!(w.pull(), Need::Nothing);
-    assert!(w.fresh().is_some());
-    assert_eq!(w.state.view().known().ids, 2);
-}
-
-#[test]
-fn another_hash_at_a_known_number_is_a_fork_by_batch_and_by_heartbeat() {
-    for by_heartbeat in [false, true] {
-        let mut w = world();
-        let _ = w.pull();
-        let one = w.commit(vec![tid(1)]);
-        let _ = w.receive(&one);
-        w.pass(50);
-        let beat = w.signed_beat(&[]);
-        let _ = w.receive(&beat);
-        assert!(w.fresh().is_some());
-        (w.seq, w.hash) = (0, genesis_hash(&fixture::tenant(), 1));
-        let other = w.commit(vec![tid(2)]);
-        w.pass(50);
-        let evil = if by_heartbeat { w.signed_beat(&[]) } else { other };
-        assert_eq!(w.receive(&evil), Need::Tail { epoch: 1, from_seq: 1 });
-        assert_eq!((w.fresh(), w.alarms()), (None, vec![Alarm::Fork { epoch: 1, seq: 1 }]));
-    }
-}
-
-#[test]
-fn a_batch_that_continues_another_history_is_a_fork() {
-    let mut w = world();
-    let _ = w.pull();
-    let one = w.commit(vec![tid(1)]);
-    let _ = w.receive(&one);
-    w.hash = [9; 32];
-    let two = w.commit(vec![tid(2)]);
-    assert_eq!(w.receive(&two), Need::Tail { epoch: 1, from_seq: 1 });
-    assert_eq!(w.alarms(), [Alarm::Fork { epoch: 1, seq: 2 }]);
-}
-
-#[test]
-fn a_new_epoch_continues_what_the_authority_still_has() {
-    let mut w = world();
-    let _ = w.pull();
-    let one = w.commit(vec![tid(1)]);
-    let kept = w.hash;
-    let two = w.commit(vec![tid(2)]);
-    let _ = (w.receive(&one), w.receive(&two));
-    // The backup ended after the first.
-    let _ = w.begin_epoch(2, 1, kept);
-    w.batches.remove(1);
-    let _ = w.commit(vec![tid(3)]);
-    w.pass(50);
-    let need = w.pull();
-    assert!(matches!(need, Need::Tail { epoch: 1, .. }));
-    assert_eq!(w.follow(need), Need::Nothing);
-    assert_eq!(w.state.watermark().0, 2);
-    assert_eq!(w.alarms(), [Alarm::Loss { epoch: 1, from_seq: 2 }]);
-    assert!(w.fresh().is_some());
-    assert_eq!(w.state.view().known().ids, 3);
-    // A cold verifier walks from the start over the break.
-    let mut cold = FeedState::new(Arc::new(View::new("payments".parse().unwrap(), fixture::key_list(1, &[]))));
-    std::mem::swap(&mut cold, &mut w.state);
-    let need = w.pull();
-    assert_eq!(w.follow(need), Need::Nothing);
-    assert_eq!((w.state.watermark().0, w.fresh().is_some(), w.state.view().known().ids), (2, true, 2));
-}
-
-#[test]
-fn an_authority_that_goes_back_to_an_earlier_epoch_is_a_fork() {
-    let mut w = world();
-    let _ = w.pull();
-    w.pass(50);
-    let overtaken = w.signed_beat(&[]);
-    let old = (w.epoch, w.seq, w.hash);
-    w.pass(10);
-    let start = w.begin_epoch(2, old.1, old.2);
-    let _ = w.receive(&start);
-    assert_eq!((w.state.watermark().0, w.receive(&overtaken), w.alarms()), (2, Need::Nothing, vec![]), "older than the epoch: no fork");
-    (w.epoch, w.seq, w.hash) = old;
-    w.pass(50);
-    let back = w.signed_beat(&[]);
-    assert_eq!(w.receive(&back), Need::Tail { epoch: 1, from_seq: 1 });
-    assert_eq!((w.fresh(), w.alarms()), (None, vec![Alarm::Fork { epoch: 1, seq: 0 }]));
-}
-
-#[test]
-fn a_new_epoch_that_grew_from_another_history_is_a_fork() {
-    let mut w = world();
-    let _ = w.pull();
-    let one = w.commit(vec![tid(1)]);
-    let _ = w.receive(&one);
-    let start = w.begin_epoch(2, 1, [9; 32]);
-    assert_eq!(w.receive(&start), Need::Tail { epoch: 1, from_seq: 1 });
-    assert_eq!((w.fresh(), w.alarms()), (None, vec![Alarm::Fork { epoch: 1, seq: 1 }]));
-}
-
-#[test]
-fn a_newer_key_list_makes_the_view_stale_until_it_is_here() {
-    let mut w = world();
-    let _ = w.pull();
-    assert!(w.fresh().is_some());
-    let list = fixture::key_list(2, &[]);
-    (w.list_version, w.list_hash) = (2, *list.hash());
-    w.pass(50);
-    let beat = w.signed_beat(&[]);
-    assert_eq!(w.receive(&beat), Need::KeyList);
-    assert_eq!(w.fresh(), None);
-    assert_eq!(w.state.accept_key_list(list, BootTime(w.now)), Ok(Need::Nothing));
-    assert!(w.fresh().is_some(), "the heartbeat that waited counts now");
-    assert!(w.state.accept_key_list(fixture::key_list(1, &[]), BootTime(w.now)).is_err());
-}
-
-fn announced(w: &World, version: u64, hash: [u8; 32], list: Vec<u8>) -> SignedMessage {
-    let change = KeyListChange { tenant: fixture::tenant(), version, hash, list, issued: w.utc() };
-    SignedMessage::sign(&Message::KeyListChange(change), &fixture::feed_key())
-}
-
-#[test]
-fn a_pushed_key_list_is_handed_out_once_and_believed_for_nothing_but_its_anchors() {
-    let mut w = world();
-    let _ = w.pull();
-    let (list, signed) = (fixture::key_list(2, &[]), fixture::signed_key_list(2, &[]));
-    let push = announced(&w, 2, *list.hash(), signed.to_bytes());
-    assert_eq!(w.receive(&push), Need::Nothing);
-    assert_eq!((w.state.take_announced(), w.state.take_announced()), (Some(signed.to_bytes()), None));
-    // A feed key alone changes nothing: neither the list nor the freshness (F8).
-    assert_eq!((w.state.view().key_list().payload().version, w.fresh().is_some()), (1, true));
-    let junk = announced(&w, 9, [1; 32], vec![0xff; 100]);
-    assert_eq!((w.receive(&junk), w.state.view().is_stuck(), w.fresh().is_some()), (Need::Nothing, false, true));
-    let junk = w.state.take_announced().unwrap();
-    assert!(crate::key_list::UnverifiedKeyList::from_bytes(&junk).map_err(KeyListError::Malformed).is_err());
-
-    // Once it is here, the same and older ones are dropped before their signature is looked at.
-    let _ = w.state.accept_key_list(list, BootTime(w.now));
-    let before = w.state.counters().duplicates;
-    assert_eq!(w.receive(&push), Need::Nothing);
-    let old = announced(&w, 1, *fixture::key_list(1, &[]).hash(), fixture::signed_key_list(1, &[]).to_bytes());
-    assert_eq!((w.receive(&old), w.state.take_announced(), w.state.counters().duplicates), (Need::Nothing, None, before + 2));
-    // Another list under the version held is worth a look: the anchors may have signed two.
-    let other = announced(&w, 2, [7; 32], vec![1]);
-    let _ = w.receive(&other);
-    assert!(w.state.take_announced().is_some());
-}
-
-#[test]
-fn a_pushed_key_list_spares_the_stale_moment_that_a_heartbeat_would_bring() {
-    let mut w = world();
-    let _ = w.pull();
-    let list = fixture::key_list(2, &[]);
-    (w.list_version, w.list_hash) = (2, *list.hash());
-    let push = announced(&w, 2, *list.hash(), fixture::signed_key_list(2, &[]).to_bytes());
-    let _ = w.receive(&push);
-    let pushed = crate::key_list::UnverifiedKeyList::from_bytes(&w.state.take_announced().unwrap()).unwrap();
-    let pushed = fixture::anchors().accept(&pushed, &fixture::tenant()).unwrap();
-    assert_eq!(w.state.accept_key_list(pushed, BootTime(w.now)), Ok(Need::Nothing));
-    w.pass(50);
-    let (before, beat) = (w.fresh(), w.signed_beat(&[]));
-    assert_eq!(w.receive(&beat), Need::Nothing);
-    assert!(w.fresh() > before);
-}
-
-#[test]
-fn the_death_of_a_feed_key_ends_the_freshness_it_vouched_for() {
-    let mut w = world();
-    let _ = w.pull();
-    let dead = fixture::key_list(2, &[Key::of(&fixture::feed_key())]);
-    assert_eq!(w.state.accept_key_list(dead, BootTime(w.now)), Ok(Need::Pull));
-    assert_eq!(w.fresh(), None);
-    let beat = w.signed_beat(&[]);
-    let (now, wall) = (BootTime(w.now), w.utc());
-    assert!(matches!(w.state.receive(&beat.to_bytes(), now, wall), Err(FeedError::UnknownKey { .. })));
-}
-
-#[test]
 fn a_clock_that_runs_ahead_proves_no_freshness_until_an_epoch_start_confirms_it() {
     let mut w = world();
     let _ = w.pull();
@@ -438,6 +253,51 @@ fn a_clock_that_runs_ahead_proves_no_freshness_until_an_epoch_start_confirms_it(
     let beat = ahead(&w, 3_600_000);
     assert_eq!(w.receive(&beat), Need::Nothing);
     assert!(w.fresh() > before);
+}
+
+/// Nobody runs while the authority recovers: its clock has jumped an hour, and the verifier hears the first beat of the new epoch
+/// before the start of it, which stands in the tail.
+#[test]
+fn an_epoch_start_that_is_read_late_from_the_tail_confirms_the_jump() {
+    for by_snapshot in [false, true] {
+        let mut w = world();
+        let _ = w.pull();
+        w.pass(600_000);
+        let issued = w.utc().plus(3_600_000);
+        let start = EpochStart { tenant: fixture::tenant(), epoch: 2, prev_epoch: 1, last_seq: 0, last_hash: w.hash, issued };
+        let start = SignedMessage::sign(&Message::EpochStart(start), &fixture::feed_key());
+        (w.epoch, w.seq, w.hash) = (2, 0, start.hash());
+        w.batches.push((w.now, start));
+        w.ahead_ms = 3_600_000;
+        if by_snapshot {
+            let _ = w.commit(vec![tid(1)]);
+        }
+        w.pass(5_000);
+        let before = w.fresh();
+        let need = w.pull();
+        assert!(matches!(w.alarms()[..], [Alarm::Clock { .. }]), "nothing confirms it yet");
+        assert_eq!((need, w.fresh()), (Need::Tail { epoch: 1, from_seq: 1 }, before));
+        if by_snapshot {
+            let manifest = Manifest { tenant: fixture::tenant(), epoch: 2, seq: 1, hash: w.hash, issued, segments: vec![] };
+            let signed = SignedMessage::sign(&Message::Manifest(manifest), &fixture::feed_key());
+            let view = Arc::clone(w.state.view());
+            let snapshot = crate::feed::snapshot::Snapshot::verify(&signed, &view.key_list()).unwrap();
+            let loaded = crate::feed::snapshot::Loading::new(snapshot, &view, BootTime(w.now)).finish().unwrap();
+            let _ = w.state.reach(&loaded, BootTime(w.now));
+        } else {
+            assert_eq!(w.follow(need), Need::Nothing);
+        }
+        w.pass(50);
+        assert_eq!((w.pull(), w.alarms()), (Need::Nothing, vec![]), "by snapshot: {by_snapshot}");
+        assert!(w.fresh() > before);
+        // What was confirmed has been used: the next jump waits for the next epoch.
+        w.ahead_ms += 10_000;
+        w.pass(50);
+        let before = w.fresh();
+        let _ = w.pull();
+        assert_eq!(w.fresh(), before);
+        assert!(matches!(w.alarms()[..], [Alarm::Clock { .. }]));
+    }
 }
 
 #[test]
@@ -515,91 +375,4 @@ fn what_is_far_ahead_is_applied_but_its_place_is_not_kept_without_bound() {
     assert_eq!(w.follow(need), Need::Nothing);
     assert_eq!(w.state.watermark().1, all.len() as u64);
     assert!(w.fresh().is_some());
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Commit(Vec<u8>),
-    Beat,
-    NewEpoch,
-    Pass(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => prop::collection::vec(any::<u8>(), 0..3).prop_map(Step::Commit),
-        3 => Just(Step::Beat),
-        1 => Just(Step::NewEpoch),
-        2 => (1_u64..40).prop_map(Step::Pass),
-    ];
-    prop::collection::vec(step, 1..25)
-}
-
-fn item(n: u8) -> Item {
-    match n % 6 {
-        0 => Item::Floor { scope: FloorScope::Agent(AgentId::from_bytes([n % 3; 16])), generation: u64::from(n / 4) },
-        1 => Item::Floor { scope: FloorScope::Human(HumanId::from_bytes([n % 5; 16])), generation: u64::from(n / 4) },
-        2 => Item::HolderKey { key: Key::from_bytes([n / 16; 32]) },
-        3 => Item::RootKey { key: Key::from_bytes([n / 32; 32]) },
-        // Few ids, so that versions meet; few versions, so that two of one meet; every third lifts.
-        4 => Item::Freeze(Freeze {
-            id: FreezeId::from_bytes([n / 128; 16]),
-            scope: if n & 64 == 0 { FloorScope::Human(HumanId::from_bytes([n % 5; 16])) } else { FloorScope::Tenant },
-            from: UtcMillis(u64::from(n % 7)),
-            until: UtcMillis(if n.is_multiple_of(3) { 0 } else { u64::from(n) + 10 }),
-            version: u64::from(n / 8 % 4),
-        }),
-        _ => tid(u64::from(n / 8)),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
-    /// Any permutation, repetition and loss, then the tail: the same view as in order. And on the way, never fresh with a hole.
-    #[test]
-    fn order_repetition_and_loss_cost_freshness_and_nothing_else(steps in steps(), picks in prop::collection::vec((any::<prop::sample::Index>(), 0_u64..30), 0..60)) {
-        let mut w = world();
-        let _ = w.pull();
-        // All that travels, with the moment it was made.
-        let mut made: Vec<SignedMessage> = vec![];
-        for step in steps {
-            match step {
-                Step::Commit(items) => made.push(w.commit(items.into_iter().map(item).collect())),
-                Step::Beat => made.push(w.signed_beat(&[])),
-                Step::NewEpoch => {
-                    let (epoch, seq, hash) = (w.epoch + 1, w.seq, w.hash);
-                    made.push(w.begin_epoch(epoch, seq, hash));
-                }
-                Step::Pass(ms) => { w.pass(ms); }
-            }
-            w.pass(1);
-        }
-        let mut here: Vec<Vec<u8>> = vec![];
-        for (pick, delay) in picks {
-            if made.is_empty() { break }
-            w.pass(delay);
-            let message = pick.get(&made).clone();
-            let _ = w.receive(&message);
-            here.push(message.to_bytes());
-            if let Some(fresh) = w.fresh() {
-                for (committed, message) in &w.batches {
-                    prop_assert!(*committed > fresh.0 || here.contains(&message.to_bytes()), "fresh as of {fresh:?} with a hole at {committed}");
-                }
-            }
-        }
-        let need = w.pull();
-        prop_assert_eq!(w.follow(need), Need::Nothing);
-        prop_assert_eq!(w.state.watermark(), (w.epoch, w.seq, w.hash));
-        prop_assert!(w.fresh().is_some());
-        prop_assert_eq!(w.state.counters().forks, 0);
-
-        let ordered = View::new("payments".parse().unwrap(), fixture::key_list(1, &[]));
-        for (_, message) in &w.batches {
-            if let Ok(Message::Batch(b)) = Message::from_bytes(message.unverified_payload()) {
-                ordered.apply(b.seq, &b.items);
-            }
-        }
-        prop_assert!(w.state.view().knows_the_same_as(&ordered));
-    }
 }
