@@ -5,10 +5,10 @@ mod serve;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Extension;
-use axum::serve::ListenerExt as _;
 use procura_verifier::feed::redis::RedisConfig;
 use procura_verifier::ids::Clock;
 use procura_verifier::key_list::Anchors;
@@ -22,11 +22,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use self::serve::{FirstStart, export_served, recover_served, serve};
-use crate::config;
+use crate::config::{self, Limits};
 use crate::dev_idp::{Client, DevIdp};
 use crate::feed::redis::RedisBus;
 use crate::feed::turns::Turns;
+use crate::http::rates::Rates;
 use crate::http::{AppState, LOST, Live, MAX_STREAMS, OverSocket, Shared, router};
+use crate::listen::Door;
+use crate::listen::proxy::Proxies;
+use crate::listen::tls::Certificates;
 use crate::log::bundle::BundleWriter;
 use crate::log::checkpoint::Origin;
 use crate::oidc::provider::Provider;
@@ -38,6 +42,7 @@ use crate::signer::file::{AnchorFile, FileSigner};
 use crate::signer::released::Released;
 use crate::store::lock::FolderLock;
 use crate::store::sqlite::Sqlite;
+use crate::telemetry::Exporter;
 use crate::usecase::Context;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
 use crate::usecase::recover::{Recovered, recover};
@@ -55,6 +60,11 @@ pub struct Running {
     folder: PathBuf,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
+    context: Arc<Context>,
+    /// What requests under way have when it stops.
+    last: Duration,
+    certificates: Option<Arc<Certificates>>,
+    traces: Option<Exporter>,
     /// Where the store does not hold it.
     _lock: Option<FolderLock>,
 }
@@ -76,15 +86,36 @@ impl Running {
         serde_json::json!({ "url": self.url, "provider": self.provider, "data": self.folder }).to_string()
     }
 
-    /// Stops accepting, finishes what is under way for at most two seconds, and lets go of the folder.
+    /// Reads the certificate again. Says so in log and metrics; the one in use stays where the new one is none.
+    pub fn reload(&self) {
+        match &self.certificates {
+            Some(certificates) => certificates.reload_and_say(&self.context.metrics),
+            None => tracing::warn!("there is no certificate to read again: this server speaks in the clear"),
+        }
+    }
+
+    /// True while there is something that a restart would not mend: the writer takes changes.
+    pub fn is_well(&self) -> bool {
+        self.context.writer.is_running()
+    }
+
+    /// Stops accepting, ends streams with a word, finishes what is under way within the time for it, writes what was taken
+    /// on, and lets go of the folder.
     pub async fn stop(self) {
         _ = self.stop.send(true);
+        let until = tokio::time::Instant::now() + self.last + CUT_OFF;
         for mut server in self.servers {
-            // Streams of the feed have no end of their own.
-            if tokio::time::timeout(LAST_REQUESTS, &mut server).await.is_err() {
+            if tokio::time::timeout_at(until, &mut server).await.is_err() {
                 server.abort();
                 _ = server.await;
             }
+        }
+        // Whoever hung up before the answer did not take the change back.
+        if tokio::time::timeout(LAST_WRITES, self.context.writer.end()).await.is_err() {
+            tracing::error!(after_secs = LAST_WRITES.as_secs(), "the writer did not end: what it had not committed is not written");
+        }
+        if let Some(traces) = self.traces {
+            traces.end(LAST_TRACES).await;
         }
         _ = std::fs::remove_file(self.folder.join(SOCKET));
     }
@@ -130,10 +161,14 @@ pub async fn dev(folder: &Path, listen: SocketAddr, redis: Option<RedisConfig>) 
     if let Some(redis) = redis {
         opened.context.feed.carry_beside(Arc::new(RedisBus::start(&redis, &opened.context.tenant, rng())?));
     }
-    let assembly = Assembly { folder, url: &url, listener, provider: provider_found, stopping };
+    let context = Arc::clone(&opened.context);
+    // Nobody but this machine comes in: how often it comes is its own affair.
+    let rates = Rates::none(Arc::clone(&context.metrics));
+    let operation = Operation { proxies: Proxies::default(), rates, limits: Limits { stop_secs: 2, ..Limits::default() }, certificates: None, traces: None };
+    let assembly = Assembly { folder, url: &url, listener, provider: provider_found, operation, stopping };
     let mut servers = assembly.serve(opened)?;
     servers.push(idp);
-    Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, _lock: None })
+    Ok(Running { url, provider, folder: folder.to_owned(), stop, servers, context, last: LAST_REQUESTS, certificates: None, traces: None, _lock: None })
 }
 
 /// What `dev` and `serve` have in common once keys and store are open.
@@ -142,13 +177,25 @@ struct Assembly<'a> {
     url: &'a str,
     listener: TcpListener,
     provider: Provider,
+    operation: Operation,
     stopping: watch::Receiver<bool>,
+}
+
+/// How the door on the network is kept.
+struct Operation {
+    proxies: Proxies,
+    rates: Rates,
+    limits: Limits,
+    certificates: Option<Arc<Certificates>>,
+    traces: Option<Exporter>,
 }
 
 impl Assembly<'_> {
     /// Answers on the listener and on the folder's socket.
     fn serve(self, opened: Started) -> anyhow::Result<Vec<JoinHandle<()>>> {
-        let Self { folder, url, listener, provider, stopping } = self;
+        let Self { folder, url, listener, provider, operation, stopping } = self;
+        let Operation { proxies, rates, limits, certificates, traces } = operation;
+        let metrics = Arc::clone(&opened.context.metrics);
         let ctx = opened.context;
         let oidc = OidcState::new(url, provider, ctx.clone())?;
         let app = AppState::new(Shared {
@@ -158,6 +205,11 @@ impl Assembly<'_> {
             oidc: Some(Arc::new(oidc)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             live: Live::default(),
+            proxies: proxies.clone(),
+            rates,
+            body_time: Duration::from_secs(limits.body_secs.into()),
+            traces,
+            stopping: stopping.clone(),
             lost: Turns::new(LOST),
             ctx,
         });
@@ -168,10 +220,14 @@ impl Assembly<'_> {
         let unix = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
         set_mode(&socket, 0o600)?;
         let over_socket = router(app.clone()).layer(Extension(OverSocket));
-        let over_tcp = router(app).into_make_service_with_connect_info::<SocketAddr>();
-        let tcp = axum::serve(listener.tap_io(no_delay), over_tcp).with_graceful_shutdown(until(stopping.clone()));
-        let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping));
-        Ok(vec![tokio::spawn(async move { _ = tcp.await }), tokio::spawn(async move { _ = unix.await })])
+        let unix = axum::serve(unix, over_socket).with_graceful_shutdown(until(stopping.clone()));
+        let mut servers = vec![tokio::spawn(async move { _ = unix.await })];
+        if let Some(certificates) = &certificates {
+            servers.push(tokio::spawn(Arc::clone(certificates).keep_fresh(Arc::clone(&metrics), stopping.clone())));
+        }
+        let door = Door { listener, certificates, proxies, limits, metrics };
+        servers.push(tokio::spawn(door.serve(router(app), stopping)));
+        Ok(servers)
     }
 }
 
@@ -334,12 +390,8 @@ fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
-/// Heartbeats are small and each matters now: no waiting for more to send.
-fn no_delay(stream: &mut tokio::net::TcpStream) {
-    _ = stream.set_nodelay(true);
-}
-
-async fn until(mut stopping: watch::Receiver<bool>) {
+/// Until the server is to stop.
+pub(crate) async fn until(mut stopping: watch::Receiver<bool>) {
     _ = stopping.wait_for(|stop| *stop).await;
 }
 
@@ -349,5 +401,9 @@ fn rng() -> secret::Rng {
 
 /// What a folder of `dev` has and one of `serve` has not.
 const PROVIDER_ADDRESS: &str = "provider-address";
-const LAST_REQUESTS: std::time::Duration = std::time::Duration::from_secs(2);
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// For what is cut off to end.
+const CUT_OFF: Duration = Duration::from_millis(500);
+const LAST_WRITES: Duration = Duration::from_secs(5);
+const LAST_TRACES: Duration = Duration::from_secs(2);
 const LEAVES_AT_ONCE: u64 = 1024;

@@ -7,6 +7,7 @@
 mod check;
 mod dev;
 mod env;
+mod operation;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 pub use self::dev::{MAX_TTL_SECS, dev_grants, dev_people, dev_tenant};
+pub use self::operation::{ForwardedBy, Limits, Log, LogFormat, Network, Proxies, Tls, Traces};
 use crate::domain::grants::{Grant, Grants};
 use crate::oidc::relying_party::{Algorithm, IssuerConfig};
 
@@ -40,13 +42,25 @@ pub struct Config {
     /// Who may delegate what; nobody may anything who is not named here.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// Our own certificate. Without it we speak in the clear.
+    pub tls: Option<Tls>,
+    /// Who may say on whose behalf a request comes. Without it nobody.
+    pub proxies: Option<Proxies>,
+    /// How much of anything at once.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is written to standard error.
+    #[serde(default)]
+    pub log: Log,
+    /// Where spans of requests are sent. Without it nowhere.
+    pub traces: Option<Traces>,
 }
 
 /// `[server]`.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
-    /// Address and port to listen on, in the clear: a proxy that speaks TLS stands before any but a loopback address. Default `127.0.0.1:7300`.
+    /// Address and port to listen on. Without `[tls]` in the clear: then a proxy that speaks TLS stands before any but a loopback address. Default `127.0.0.1:7300`.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
     /// The authority's URL as everybody else knows it: https, or http on a loopback address. It is the issuer of sessions,
@@ -196,6 +210,7 @@ impl Config {
                 return wrong("redis.channel_prefix", format!("expected 1 to 64 visible ASCII characters, got {}", prefix.len()));
             }
         }
+        self.validate_operation()?;
         self.database_url().map(drop)
     }
 

@@ -22,6 +22,13 @@ pub(crate) fn reach(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 pub(crate) const fn reach(_: &str) {}
 
+/// How many pages the database may have, where the file `max-pages` says: a full disk that is emptied when the file is gone.
+#[cfg(feature = "failpoints")]
+pub(crate) fn max_pages() -> Option<u32> {
+    let path = std::path::Path::new(&std::env::var_os(FOLDER)?).join("max-pages");
+    Some(std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(u32::MAX - 1))
+}
+
 /// The machine's clock.
 #[cfg(not(feature = "failpoints"))]
 pub(crate) fn clock() -> Arc<dyn Clock> {

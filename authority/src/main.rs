@@ -1,11 +1,12 @@
 //! `procura`: the authority and everything one does with it.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use procura_authority::cli::command::{self, Cli};
 use procura_authority::cli::outcome;
+use procura_authority::{config, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -15,9 +16,6 @@ async fn main() -> ExitCode {
         Some(said) if said.starts_with("failed printing to stdout") => std::process::exit(i32::from(outcome::OK)),
         _ => usual(info),
     }));
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PROCURA_LOG").unwrap_or_else(|_| "warn".into());
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("procura: a TLS provider was installed twice");
         return ExitCode::from(outcome::FAILED);
@@ -32,6 +30,10 @@ async fn main() -> ExitCode {
             return ExitCode::from(if is_error { outcome::USAGE } else { outcome::OK });
         }
     };
+    // `serve` writes as its configuration says.
+    if !cli.is_serve() {
+        telemetry::init(&config::Log::default());
+    }
     let code = match command::run(cli).await {
         Ok(code) => code,
         Err(e) => {

@@ -1,5 +1,7 @@
 //! What the process counts and measures, in Prometheus' text form (`docs/operations.md`, metrics). No names, no ids: only numbers.
 
+mod http;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use self::http::{HttpMetrics, Open};
 
 type Float = Gauge<f64, AtomicU64>;
 
@@ -55,6 +59,8 @@ pub struct Metrics {
     listeners: Family<Kind, Gauge>,
     verifiers: Family<State, Gauge>,
     modes: Family<ModeLabel, Gauge>,
+    /// At the doors.
+    pub http: HttpMetrics,
     parts: Family<PartLabel, Gauge>,
     keys_left: Family<UseLabel, Gauge>,
     beat_age: Float,
@@ -109,6 +115,7 @@ impl Metrics {
             listeners: Family::default(),
             verifiers: Family::default(),
             modes: Family::default(),
+            http: HttpMetrics::default(),
             parts: Family::default(),
             keys_left: Family::default(),
             beat_age: Float::default(),
@@ -130,6 +137,7 @@ impl Metrics {
         registry.register("listeners", "Streams of the feed at this process", m.listeners.clone());
         registry.register("verifiers", "Enrolled verifiers by state", m.verifiers.clone());
         registry.register("verifier_modes", "Runs of verifiers by the mode they last gave", m.modes.clone());
+        m.http.register(&mut registry);
         registry.register("part", "Parts as /readyz names them: 0 ok, 1 degraded, 2 failed", m.parts.clone());
         registry.register("key_left_seconds", "Until the last key at hand of that use ends, without a gap from now on", m.keys_left.clone());
         registry.register("beat_age_seconds", "Since the newest heartbeat that this process signed; it signs none while nobody listens", m.beat_age.clone());

@@ -13,7 +13,7 @@ use procura_verifier::ids::{BootTime, Clock, Key, Tenant};
 use procura_verifier::key_list::{KeyUse, UnverifiedKeyList};
 use procura_verifier::wire::Canonical as _;
 use rand::RngCore;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::checkpoints::Checkpoints;
 pub use crate::checkpoints::ReleasedCheckpoint;
@@ -97,6 +97,8 @@ pub struct Writer {
     routine: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
     checkpoints: Arc<Checkpoints>,
+    ending: Arc<watch::Sender<bool>>,
+    ended: watch::Receiver<()>,
 }
 
 struct Job {
@@ -131,8 +133,9 @@ impl Writer {
         let (routine, from_routine) = mpsc::channel(MAX_WAITING);
         let (urgent, from_urgent) = mpsc::channel(MAX_WAITING);
         let parts = Tools { store, signer, keys, clock, rng, pulse, feed, metrics };
-        tokio::spawn(Task { parts, from_routine, from_urgent, checkpoints: Arc::clone(&checkpoints), again: Vec::new() }.run());
-        Ok(Self { routine, urgent, checkpoints })
+        let ((ending, to_end), (_ends, ended)) = (watch::channel(false), watch::channel(()));
+        tokio::spawn(Task { parts, from_routine, from_urgent, checkpoints: Arc::clone(&checkpoints), again: Vec::new(), to_end, _ends }.run());
+        Ok(Self { routine, urgent, checkpoints, ending: Arc::new(ending), ended })
     }
 
     /// Writes a change. On `Ok` it is durable and its feed message is on its way; on an error of its own nothing of it was written.
@@ -175,6 +178,19 @@ impl Writer {
         self.checkpoints.newest()
     }
 
+    /// Takes no more changes, writes and answers those it has, and returns when it has ended.
+    pub async fn end(&self) {
+        self.ending.send_replace(true);
+        // The other end is dropped, and says nothing before.
+        _ = self.ended.clone().changed().await;
+    }
+
+    /// How many changes wait: revocations, and all others.
+    pub fn waiting(&self) -> [(&'static str, usize); 2] {
+        let waits = |lane: &mpsc::Sender<Job>| lane.max_capacity() - lane.capacity();
+        [("urgent", waits(&self.urgent)), ("routine", waits(&self.routine))]
+    }
+
     /// True while the writer takes changes.
     pub fn is_running(&self) -> bool {
         !self.routine.is_closed()
@@ -200,6 +216,9 @@ struct Task {
     checkpoints: Arc<Checkpoints>,
     /// What a newer key list of another replica overtook: signed anew, and first in the next batch.
     again: Vec<Job>,
+    to_end: watch::Receiver<bool>,
+    /// Dropped with the task.
+    _ends: watch::Sender<()>,
 }
 
 impl Task {
@@ -273,11 +292,19 @@ impl Task {
         if !self.again.is_empty() {
             return Some(std::mem::take(&mut self.again));
         }
-        let first = tokio::select! {
-            biased;
-            Some(job) = self.from_urgent.recv() => job,
-            Some(job) = self.from_routine.recv() => job,
-            else => return None,
+        let first = loop {
+            let is_open = !self.from_routine.is_closed();
+            tokio::select! {
+                biased;
+                Ok(_) = self.to_end.wait_for(|end| *end), if is_open => {
+                    // What is in the queues is still taken out of them.
+                    self.from_urgent.close();
+                    self.from_routine.close();
+                }
+                Some(job) = self.from_urgent.recv() => break job,
+                Some(job) = self.from_routine.recv() => break job,
+                else => return None,
+            }
         };
         let mut urgent = Vec::new();
         let mut routine = Vec::new();

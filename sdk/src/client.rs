@@ -25,7 +25,7 @@ pub enum ClientError {
     /// The authority did not answer; trying again may help.
     #[error("authority did not answer: {0}")]
     Unreachable(#[source] reqwest::Error),
-    /// The authority refused; trying the same again does not help, unless `code` is `unavailable`.
+    /// The authority refused; trying the same again does not help, unless `code` is `unavailable` or `rate_limited`.
     #[error("authority refused with {status} `{code}`: {message}")]
     Refused {
         /// The HTTP status.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bad_input;
+mod bad_server;
 mod browser;
 mod cli;
 mod commands;
@@ -17,9 +18,11 @@ mod recover;
 mod redis;
 mod replicas;
 mod roles;
+mod server;
 mod sessions;
 mod standby;
 mod support;
+mod tls;
 mod tool;
 mod tool_file;
 mod watch;

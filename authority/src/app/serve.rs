@@ -1,10 +1,12 @@
 //! `procura serve`: one replica of an authority, from a configuration.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use procura_verifier::ids::{Clock, SystemClock};
@@ -16,11 +18,14 @@ use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Assembly, Running, export, private_folder, write_whole};
+use super::{Assembly, Operation, Running, export, private_folder, write_whole};
 use crate::config::{Config, DatabaseUrl};
 use crate::feed::Feed;
 use crate::feed::redis::RedisBus;
+use crate::http::rates::Rates;
 use crate::keys::proposal::Proposal;
+use crate::listen::proxy::Proxies;
+use crate::listen::tls::Certificates;
 use crate::oidc::provider::Provider;
 use crate::seal::SessionSecret;
 use crate::signer::file::{AnchorFile, FileSigner};
@@ -29,6 +34,7 @@ use crate::store::Store;
 use crate::store::lock::FolderLock;
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
+use crate::telemetry::Exporter;
 use crate::usecase::bootstrap::{Start, Started, bootstrap};
 use crate::usecase::recover::{Recovered, recover};
 use crate::writer;
@@ -50,8 +56,10 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     let folder = config.server.data.as_path();
     private_folder(folder)?;
     let lock = FolderLock::take(folder)?;
-    let listener = TcpListener::bind(config.server.listen).await.with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let url = format!("http://{}", listener.local_addr()?);
+    let certificates = config.tls.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
+    let listener = bind(config.server.listen).await?;
+    let scheme = if certificates.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
     let clock: Arc<dyn Clock> = crate::failpoint::clock();
     let opening = async {
         let (store, lock) = open_store(config, lock).await?;
@@ -63,9 +71,26 @@ pub async fn serve(config: &Config, first: FirstStart) -> anyhow::Result<Running
     carry_beside(config, &opened.context.feed)?;
     let (stop, stopping) = watch::channel(false);
     let public_url = config.server.public_url.as_str();
-    let assembly = Assembly { folder, url: public_url, listener, provider, stopping };
+    let (context, limits) = (Arc::clone(&opened.context), config.limits.clone());
+    let traces = config.traces.as_ref().map(Exporter::start).transpose()?;
+    let operation = Operation {
+        proxies: Proxies::from(config.proxies.as_ref()),
+        rates: Rates::new(&limits, Arc::clone(&context.metrics)),
+        limits: limits.clone(),
+        certificates: certificates.clone(),
+        traces: traces.clone(),
+    };
+    let assembly = Assembly { folder, url: public_url, listener, provider, operation, stopping };
     let servers = assembly.serve(opened)?;
-    Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, _lock: lock })
+    let last = Duration::from_secs(limits.stop_secs.into());
+    Ok(Running { url, provider: config.issuer.url.clone(), folder: folder.to_owned(), stop, servers, context, last, certificates, traces, _lock: lock })
+}
+
+async fn bind(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(at).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow!("server.listen: expected {at} to be free, but another process listens there"),
+        _ => anyhow::Error::new(e).context(format!("server.listen: cannot listen on {at}")),
+    })
 }
 
 /// Opens a new origin and a new epoch after the database was found older than its log. No replica may run.
@@ -131,6 +156,13 @@ async fn prepare(config: &Config, first: FirstStart, store: Arc<dyn Store>) -> a
             "nobody is named whose signature on a key list counts: name the anchors' public keys as `keys.anchors`, or start the first time with --init-single-anchor"
         ),
     };
+    if let Some(stored) = &stored {
+        // What is signed now would be older than the list it is signed under, and verifiers' time never falls (L7).
+        let (issued, now) = (anchors.accept(stored, &config.server.tenant)?.payload().issued, crate::failpoint::clock().wall());
+        if now.plus(CLOCK_SLACK_MS) < issued {
+            bail!("this machine's clock says {now}, and the key list in force was issued {issued}: expected a clock that is not behind it");
+        }
+    }
     let signer = if make { FileSigner::open(&folder, &mut rng) } else { FileSigner::load(&folder) };
     let signer = Arc::new(signer.context("the service keys, which every replica has alike")?);
     let list = match (stored, &config.keys.first_list, &anchor) {
@@ -178,4 +210,5 @@ fn carry_beside(config: &Config, feed: &Feed) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CLOCK_SLACK_MS: u64 = 60_000;
 const MAX_LIST_BYTES: u64 = 256 * 1024;

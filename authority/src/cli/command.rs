@@ -20,6 +20,13 @@ pub struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// True for what writes its log as a configuration says.
+    pub const fn is_serve(&self) -> bool {
+        matches!(self.command, Command::Serve(_))
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Run the main job once on this machine, on a temporary folder, and say what came of each step
@@ -127,7 +134,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
             running.stop().await;
             Ok(outcome::OK)
         }
-        Command::Serve(args) => serve::run(&args).await.map(done),
+        Command::Serve(args) => serve::run(&args).await,
         Command::DevIdp(args) => dev_idp::run(args).await.map(done),
         Command::Keygen(args) => keygen::run(&args).map(done),
         Command::Login(args) => login::run(args, http()?).await.map(done),

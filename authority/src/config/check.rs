@@ -13,7 +13,7 @@ impl Config {
             DatabaseUrl::Sqlite => json!("sqlite"),
             DatabaseUrl::Postgres(_) => json!("postgres"),
         };
-        Ok(json!({
+        let mut settings = json!({
             "server": {
                 "listen": self.server.listen, "public_url": self.server.public_url, "tenant": self.server.tenant,
                 "data": self.server.data, "max_ttl_secs": self.server.max_ttl_secs,
@@ -32,16 +32,17 @@ impl Config {
                 "url": r.url, "url_file": file(&r.url_file), "ca": file(&r.ca), "sharded": r.sharded, "channel_prefix": r.channel_prefix,
             })),
             "grants": self.grants.len(),
-        }))
+        });
+        if let (Value::Object(settings), Value::Object(more)) = (&mut settings, self.effective_operation()) {
+            settings.extend(more);
+        }
+        Ok(settings)
     }
 
     /// What promises less than the defaults, one sentence each; which promise stands in `DESIGN.md` section 1.
     pub fn weaknesses(&self) -> Result<Vec<String>, ConfigError> {
-        let mut said = Vec::new();
+        let mut said = self.operation_weaknesses();
         let Config { server, keys, issuer, redis, .. } = self;
-        if !server.listen.ip().is_loopback() {
-            said.push(format!("server.listen: {} is reached in the clear: only a proxy that speaks TLS may reach it (P3)", server.listen));
-        }
         if server.public_url.starts_with("http://") {
             said.push("server.public_url: http on a loopback address is for one machine (P3)".to_owned());
         }

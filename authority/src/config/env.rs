@@ -15,7 +15,7 @@ pub(super) fn overridden(name: &str, text: &str, environment: impl IntoIterator<
         let Some(setting) = variable.strip_prefix("PROCURA_") else { continue };
         let Some((section, field)) = setting.split_once("__") else { continue };
         let (section, field) = (section.to_ascii_lowercase(), field.to_ascii_lowercase());
-        let value = if NOT_TEXT.contains(&(&section, &field)) {
+        let value = if section == "limits" || NOT_TEXT.contains(&(&section, &field)) {
             // A number, a truth, a list: as the file would have it.
             let parsed: Table = format!("value = {value}").parse().map_err(|e| form(&variable, &e))?;
             parsed.get("value").cloned().unwrap_or(Value::String(value))
@@ -35,5 +35,13 @@ pub(super) fn overridden(name: &str, text: &str, environment: impl IntoIterator<
     })
 }
 
-/// The fields that are no text.
-const NOT_TEXT: [(&str, &str); 5] = [("server", "max_ttl_secs"), ("keys", "anchors"), ("keys", "threshold"), ("issuer", "algorithms"), ("redis", "sharded")];
+/// The fields that are no text; beside them all of `limits`.
+const NOT_TEXT: [(&str, &str); 7] = [
+    ("server", "max_ttl_secs"),
+    ("keys", "anchors"),
+    ("keys", "threshold"),
+    ("issuer", "algorithms"),
+    ("redis", "sharded"),
+    ("proxies", "trusted"),
+    ("traces", "ratio"),
+];

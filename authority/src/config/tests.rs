@@ -34,6 +34,9 @@ impl Files {
         let files = Self(tempfile::tempdir().unwrap());
         std::fs::write(files.path("database"), "postgres://procura:hunter2@db.example.com/procura\n").unwrap();
         std::fs::write(files.path("secret"), "open sesame\n").unwrap();
+        for name in ["database", "secret"] {
+            std::fs::set_permissions(files.path(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
         files
     }
     fn path(&self, name: &str) -> PathBuf {
@@ -107,6 +110,8 @@ fn every_field_that_is_no_text_can_come_from_the_environment() {
         ("PROCURA_KEYS__ANCHORS", "[]"),
         ("PROCURA_ISSUER__ALGORITHMS", r#"["RS256"]"#),
         ("PROCURA_REDIS__SHARDED", "false"),
+        ("PROCURA_LIMITS__BODY_SECS", "7"),
+        ("PROCURA_PROXIES__TRUSTED", r#"["10.0.0.0/8"]"#),
     ] {
         let read = said(name, value);
         // No anchors is a configuration, too, but not beside a threshold; the sample has none.
@@ -146,4 +151,17 @@ fn what_cannot_be_is_refused_by_name() {
     }
     let missing = files.load("client_secret_file = \"", "client_secret_file = \"/nowhere", &[]).unwrap().issuer().unwrap_err();
     assert!(missing.to_string().contains("/nowhere"), "{missing}");
+}
+
+#[test]
+fn every_limit_is_checked_and_shown() {
+    let files = Files::new();
+    let shown = files.load("[server]", "[server]", &[]).unwrap().effective().unwrap();
+    let limits = shown["limits"].as_object().unwrap();
+    assert!(limits.len() >= 16, "{limits:?}");
+    for name in limits.keys() {
+        let variable = format!("PROCURA_LIMITS__{}", name.to_ascii_uppercase());
+        let said = files.load("[server]", "[server]", &[(&variable, "0")]).unwrap_err();
+        assert!(said.starts_with(&format!("limits.{name}: expected ")) && said.ends_with("got 0"), "{said}");
+    }
 }

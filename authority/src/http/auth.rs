@@ -3,6 +3,7 @@
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
 
+use super::rates::{Door, Who};
 use super::{ApiError, AppState};
 use crate::domain::principal::Principal;
 use crate::oidc::routes::is_own_pages;
@@ -27,7 +28,16 @@ impl FromRequestParts<AppState> for Caller {
             return Err(ApiError::forbidden("expected the authority's own pages as origin of this request"));
         }
         let found = session::find(&app.ctx, secret).await.map_err(ApiError::unavailable)?;
-        found.map(Self).ok_or_else(|| ApiError::unauthenticated("the session has ended: sign in again"))
+        let by = found.ok_or_else(|| ApiError::unauthenticated("the session has ended: sign in again"))?;
+        app.is_in_measure(&by)?;
+        Ok(Self(by))
+    }
+}
+
+impl AppState {
+    /// Refuses a person who asks more often than people do, from however many addresses.
+    pub(super) fn is_in_measure(&self, by: &Principal) -> Result<(), ApiError> {
+        by.human().map_or(Ok(()), |human| self.rates.take(Door::Person, Who::Human(human), self.ctx.clock.boot()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one table from what went wrong to what the outside sees: `{ "code", "message", "request_id" }`.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// A refusal on its way out: status, stable code, one sentence. Its request id is added by the outermost layer.
@@ -10,6 +10,7 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    retry_after_secs: Option<u64>,
 }
 
 impl ApiError {
@@ -38,6 +39,17 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    /// Asked more often than this client may.
+    pub fn too_many(retry_after_secs: u64) -> Self {
+        let said = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", format!("too many requests, expected the next one in {retry_after_secs} s"));
+        Self { retry_after_secs: Some(retry_after_secs), ..said }
+    }
+
+    /// The body did not come.
+    pub fn too_slow(expected_in: std::time::Duration) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", format!("expected the whole body within {} s", expected_in.as_secs()))
+    }
+
     /// Ours to mend; trying again may help.
     pub fn unavailable(cause: impl std::fmt::Display) -> Self {
         // The cause is for our log, once, here at the edge; the outside learns that it was us.
@@ -58,6 +70,8 @@ impl ApiError {
             StatusCode::NOT_FOUND => ("not_found", "no such route"),
             StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "the route is there, the method is not"),
             StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the body is longer than this route takes"),
+            StatusCode::REQUEST_TIMEOUT => ("too_slow", "the body came too slowly"),
+            StatusCode::TOO_MANY_REQUESTS => ("rate_limited", "too many requests, try again in a moment"),
             StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the authority cannot do this just now; try again"),
             s if s.is_client_error() => ("bad_request", "expected the parameters that the route takes, once each, in UTF-8"),
             _ => ("internal", "the authority failed; the request id is in its log"),
@@ -72,11 +86,15 @@ impl ApiError {
 
     /// The whole answer.
     pub(super) fn with_request_id(self, id: Option<String>) -> Response {
-        (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message, "request_id": id }))).into_response()
+        let mut response = (self.status, Json(serde_json::json!({ "code": self.code, "message": self.message, "request_id": id }))).into_response();
+        if let Some(secs) = self.retry_after_secs {
+            response.headers_mut().insert(header::RETRY_AFTER, secs.into());
+        }
+        response
     }
 
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), retry_after_secs: None }
     }
 }
 

@@ -16,9 +16,10 @@ use futures_util::{Stream, stream};
 use procura_verifier::feed::SignedMessage;
 use procura_verifier::ids::Tenant;
 use procura_verifier::wire::Canonical as _;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::body::Body;
+use super::rates::{Door, Who};
 use super::{ApiError, AppState};
 use crate::feed::bus::{Heard, Subscription};
 use crate::feed::tails::Page;
@@ -53,26 +54,45 @@ pub async fn stream(
     let nonce = app.nonce(&asked)?;
     let sign_in = headers.get("procura-verifier").map(|h| word(h.as_bytes())).transpose()?;
     let seat = acknowledge::sign_in_stream(&app.ctx, sign_in.as_deref(), &nonce).await.map_err(not_taken)?;
+    if let Place::Run(_, (verifier, _)) = &seat {
+        app.rates.take(Door::Stream, Who::Verifier(*verifier), app.ctx.clock.boot())?;
+    }
     // Each stream costs twenty writes a second for as long as it stands.
     let place = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::unavailable("no more streams"))?;
     // Subscribed before the head is asked for: what is committed in between comes twice, never not at all.
     let subscription = app.ctx.feed.subscribe();
     let first = app.ctx.feed.answer(nonce).await.map_err(unavailable)?;
-    let events = stream::unfold((Some(first), subscription, (place, seat)), next);
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    let streaming = Streaming { first: Some(first), subscription, stopping: app.stopping.clone(), is_over: false, _places: (place, seat) };
+    Ok(Sse::new(stream::unfold(streaming, next)).keep_alive(KeepAlive::default()))
 }
 
-type Streaming = (Option<Arc<SignedMessage>>, Subscription, (OwnedSemaphorePermit, Place));
+struct Streaming {
+    first: Option<Arc<SignedMessage>>,
+    subscription: Subscription,
+    stopping: watch::Receiver<bool>,
+    is_over: bool,
+    _places: (OwnedSemaphorePermit, Place),
+}
 
-async fn next((first, mut subscription, place): Streaming) -> Option<(Result<Event, Infallible>, Streaming)> {
-    let message = match first {
+async fn next(mut s: Streaming) -> Option<(Result<Event, Infallible>, Streaming)> {
+    if s.is_over {
+        return None;
+    }
+    let message = match s.first.take() {
         Some(first) => first,
-        None => match subscription.next().await? {
-            Heard::Message(message) => message,
-            Heard::Lagged => return None,
+        None => tokio::select! {
+            heard = s.subscription.next() => match heard? {
+                Heard::Message(message) => message,
+                Heard::Lagged => return None,
+            },
+            () = crate::app::until(s.stopping.clone()) => {
+                // A comment: readers skip it, people who watch the wire do not.
+                s.is_over = true;
+                return Some((Ok(Event::default().comment("the authority is stopping")), s));
+            }
         },
     };
-    Some((Ok(Event::default().data(text(&message))), (None, subscription, place)))
+    Some((Ok(Event::default().data(text(&message))), s))
 }
 
 /// `GET /v1/feed/tail`: messages from a number on, at most 256 and 4 MiB; `more` if there may be others.

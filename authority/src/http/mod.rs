@@ -13,9 +13,11 @@ mod lives;
 mod log;
 mod metrics;
 mod pages;
+pub mod rates;
 mod revocations;
 mod snapshot;
 mod tokens;
+mod trail;
 mod tree;
 mod verifiers;
 
@@ -29,18 +31,20 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use procura_verifier::ids::Tenant;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
-use tower_http::timeout::TimeoutLayer;
 
 pub use self::auth::OverSocket;
 pub use self::error::ApiError;
 pub use self::pages::Live;
+use self::rates::Rates;
+use self::trail::RequestId;
 use crate::feed::turns::{Bounds, Turns};
+use crate::listen::proxy::Proxies;
 use crate::log::checkpoint::Origin;
 use crate::oidc::routes::{Cookies, OidcState};
+use crate::telemetry::Exporter;
 use crate::usecase::Context;
 
 /// What the handlers share. Cheap to clone.
@@ -63,6 +67,16 @@ pub struct Shared {
     pub streams: Arc<Semaphore>,
     /// What pages keep between a request and its stream.
     pub live: Live,
+    /// Who says on whose behalf a request comes.
+    pub proxies: Proxies,
+    /// How often one client may come.
+    pub rates: Rates,
+    /// How long a body may take.
+    pub body_time: Duration,
+    /// Where spans go.
+    pub traces: Option<Exporter>,
+    /// Turns true when the server is to end: streams say so and end.
+    pub stopping: watch::Receiver<bool>,
     /// Turns at handing back what was lost.
     pub lost: Turns,
 }
@@ -127,32 +141,26 @@ pub fn router(app: AppState) -> Router {
         .layer(DefaultBodyLimit::max(body::MAX_SMALL_BODY_BYTES))
         .route("/v1/receipts", post(verifiers::receipts))
         .route("/v1/feed/lost", post(snapshot::lost))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT));
-    // A stream has no end, and a bundle takes as long as the log is long.
-    let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", get(log::bundle));
-    timed
-        .merge(untimed)
         .merge(pages::router())
         .fallback(pages::unknown)
-        .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES))
         .with_state(app.clone())
         .merge(app.oidc.clone().map(crate::oidc::routes::router).unwrap_or_default())
-        .layer(middleware::from_fn(one_form))
+        .layer(middleware::from_fn_with_state(app.clone(), trail::in_time));
+    // A stream has no end, and a bundle takes as long as the log is long: each is held whole, so few at once.
+    let bundle = get(log::bundle).layer(GlobalConcurrencyLimitLayer::new(MAX_BUNDLES));
+    let untimed = Router::new().route("/v1/feed", get(feed::stream)).route("/v1/log/bundle", bundle).with_state(app.clone());
+    timed
+        .merge(untimed)
+        .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(app.clone(), rates::limited))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .layer(middleware::from_fn(own_request_ids))
-}
-
-/// Request ids are ours: one from outside could forge another's line in the log.
-async fn own_request_ids(mut request: Request, next: Next) -> Response {
-    request.headers_mut().remove("x-request-id");
-    next.run(request).await
+        .layer(middleware::from_fn(one_form))
+        .layer(middleware::from_fn_with_state(app, trail::trail))
 }
 
 /// Errors in the one form, axum's own included, and `nosniff` on everything.
 async fn one_form(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok().map(str::to_owned));
+    let id = request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone());
     let mut response = next.run(request).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = error.with_request_id(id);
@@ -181,6 +189,8 @@ pub const MAX_STREAMS: usize = 4096;
 pub const LOST: Bounds = Bounds { at_once: 8, waiting: 256, of_one: 32 };
 /// Most mints under way at once: a full batch of the writer's.
 const MAX_MINTING: usize = crate::writer::MAX_BATCH;
+/// Most bundles made at once.
+const MAX_BUNDLES: usize = 2;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

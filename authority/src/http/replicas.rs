@@ -71,6 +71,11 @@ async fn site() -> Site {
             oidc: Some(Arc::new(OidcState::new(&authority, relying_party, ctx.clone()).unwrap())),
             streams: Arc::new(Semaphore::new(1)),
             live: Live::default(),
+            proxies: Proxies::default(),
+            rates: Rates::none(Arc::clone(&ctx.metrics)),
+            body_time: REQUEST_TIMEOUT,
+            traces: None,
+            stopping: watch::channel(false).1,
             lost: crate::feed::turns::Turns::new(super::LOST),
             ctx: ctx.clone(),
         });

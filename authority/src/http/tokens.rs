@@ -12,6 +12,7 @@ use procura_verifier::wire::Canonical as _;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::rates::{Door, Who};
 use super::{ApiError, AppState};
 use crate::agent_auth::{Assertion, AssertionError, claimed_agent, verify_assertion};
 use crate::usecase::card::{self, CardError};
@@ -75,7 +76,10 @@ impl AppState {
         let mut refused = None;
         for key in keys.iter().filter(|k| k.holds_at(self.ctx.now())).map(|k| k.key) {
             match verify_assertion(jwt, &self.authority, &[key], self.ctx.now()) {
-                Ok(assertion) => return Ok((assertion, key)),
+                Ok(assertion) => {
+                    self.rates.take(Door::Mint, Who::Agent(assertion.agent), self.ctx.clock.boot())?;
+                    return Ok((assertion, key));
+                }
                 Err(e) => refused = Some(e),
             }
         }

@@ -452,3 +452,14 @@ pub trait Store: snapshot::SnapshotStore + Send + Sync {
     /// Writes a batch. The only way in.
     fn commit<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Committed, CommitError>>;
 }
+
+/// Why a database's schema and this program do not fit together.
+fn schema_sentence(ours: &sqlx::migrate::Migrator, e: &sqlx::migrate::MigrateError) -> String {
+    let newest = ours.iter().map(|m| m.version).max().unwrap_or_default();
+    match e {
+        sqlx::migrate::MigrateError::VersionMissing(version) if *version > newest => {
+            format!("its schema is of version {version}, expected at most {newest}: a newer procura has used it, start that one or a later")
+        }
+        e => e.to_string(),
+    }
+}

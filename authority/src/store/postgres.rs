@@ -66,9 +66,12 @@ pub enum OpenError {
         /// Of its text.
         encoding: String,
     },
-    /// It cannot be reached, or its schema is not ours.
+    /// It cannot be reached.
     #[error("database: {0}")]
     Database(String),
+    /// Its schema is not ours.
+    #[error("database: {0}")]
+    Schema(String),
 }
 
 impl Postgres {
@@ -90,7 +93,8 @@ impl Postgres {
         if number < OLDEST || encoding != "UTF8" {
             return Err(OpenError::Unfit { version, encoding });
         }
-        sqlx::migrate!("../migrations/postgres").run(&mut connection).await.map_err(|e| failed(&e))?;
+        let ours = sqlx::migrate!("../migrations/postgres");
+        ours.run(&mut connection).await.map_err(|e| OpenError::Schema(super::schema_sentence(&ours, &e)))?;
         let head =
             sqlx::query("INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES ($1, 0, $2, 1, 0, $3) ON CONFLICT DO NOTHING")
                 .bind(tenant.as_str())

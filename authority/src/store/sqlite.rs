@@ -54,9 +54,12 @@ pub enum OpenError {
     /// Another process has it.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// It cannot be read, or its schema is not ours.
+    /// It cannot be read.
     #[error("database {0}: {1}")]
     Database(std::path::PathBuf, String),
+    /// Its schema is not ours.
+    #[error("database {0}: {1}")]
+    Schema(std::path::PathBuf, String),
 }
 
 impl Sqlite {
@@ -78,7 +81,8 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(Duration::from_millis(500));
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(|e| failed(&e))?;
-        sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(|e| failed(&e))?;
+        let ours = sqlx::migrate!("../migrations/sqlite");
+        ours.run(&mut connection).await.map_err(|e| OpenError::Schema(path.clone(), super::schema_sentence(&ours, &e)))?;
         sqlx::query("INSERT INTO head (tenant, tree_size, tree_root, feed_epoch, feed_seq, feed_hash) VALUES (?1, 0, ?2, 1, 0, ?3) ON CONFLICT DO NOTHING")
             .bind(tenant.as_str())
             .bind(empty_root().to_vec())

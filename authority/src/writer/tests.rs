@@ -321,3 +321,20 @@ async fn an_accepted_key_list_is_pushed_to_whoever_listens_and_takes_no_number()
     assert_eq!(w.beat().await.head_seq, 0);
     assert!(w.feed.tail(1, 0).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn asked_to_end_it_writes_what_it_has_taken_on_and_takes_no_more() {
+    let w = world().await;
+    let size = async || w.store.head().await.unwrap().tree.size;
+    let before = size().await;
+    for n in 0..600 {
+        // Nobody waits for these: whoever asked has hung up.
+        w.writer.post(leaf(n));
+    }
+    w.writer.end().await;
+    assert_eq!(size().await, before + 600);
+    assert!(!w.writer.is_running());
+    assert_eq!(w.writer.submit(leaf(7)).await, Err(stopped()));
+    // Once more is no harm.
+    w.writer.end().await;
+}

@@ -16,6 +16,7 @@ pub struct Site {
     pub public_url: String,
     provider: Child,
     issuer: String,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// One process of `procura serve`. Killed when dropped.
@@ -66,11 +67,36 @@ impl Site {
             secret = secret.display(),
         );
         std::fs::write(folder.join("procura.toml"), text).unwrap();
-        Self { folder: folder.to_owned(), public_url, provider, issuer }
+        Self { folder: folder.to_owned(), public_url, provider, issuer, environment: Vec::new() }
     }
 
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("procura.toml")
+    }
+
+    /// Adds sections to the configuration.
+    pub fn add(&self, sections: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), format!("{text}\n{sections}")).unwrap();
+    }
+
+    /// Gives all later replicas a certificate for 127.0.0.1, and says where it and its key are.
+    pub fn with_tls(&mut self) -> [PathBuf; 2] {
+        let files = ["tls.pem", "tls.key"].map(|name| self.folder.join(name));
+        self.add(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", files[0].display(), files[1].display()));
+        self.public_url = self.public_url.replace("http://", "https://");
+        let public_url = self.public_url.clone();
+        self.set("PROCURA_SERVER__PUBLIC_URL", &public_url);
+        files
+    }
+
+    /// A variable in the environment of all later replicas.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
     }
 
     /// The provider is gone.
@@ -95,6 +121,11 @@ impl Site {
         if name != "one" {
             serve.env("PROCURA_SERVER__LISTEN", "127.0.0.1:0");
         }
+        // One agent, one person and one address ask here for all there are. Tests of the limits set their own.
+        for rate in ["MINT", "MINT_PER_AGENT", "PERSON", "HEAD", "STREAM"] {
+            serve.env(format!("PROCURA_LIMITS__{rate}_PER_SECOND"), "1000000");
+        }
+        serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve
     }
 
@@ -122,10 +153,15 @@ impl Site {
 
     /// The error of a replica that does not start.
     pub async fn refused(&self, name: &str, args: &[&str]) -> String {
+        self.refused_with(name, args).await.1
+    }
+
+    /// The same with its exit code.
+    pub async fn refused_with(&self, name: &str, args: &[&str]) -> (Option<i32>, String) {
         let ran = self.command(name).args(args).stderr(Stdio::piped()).output();
         let ran = tokio::time::timeout(PATIENCE, ran).await.expect("it ends").unwrap();
         assert!(!ran.status.success(), "it started");
-        super::text(&ran.stderr)
+        (ran.status.code(), super::text(&ran.stderr))
     }
 }
 
@@ -144,6 +180,22 @@ async fn provider(folder: &Path, public_url: &str, listen: &str) -> (Child, Stri
 }
 
 impl Replica {
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        self.url.split_once("://").unwrap().1
+    }
+
+    /// What it wrote to standard error so far, in all its lives on this folder.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default()
+    }
+
+    /// A number on its metrics page; 0 if it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, page) = self.get("/metrics").await;
+        page.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_default()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
     }

@@ -110,6 +110,7 @@ impl Visitor {
         let Some(secret) = app.cookies.presented_session(headers) else { return Ok(None) };
         let found = session::find(&app.ctx, secret).await.map_err(ApiError::unavailable)?;
         let Some((human, by)) = found.and_then(|by| Some((by.human()?, by))) else { return Ok(None) };
+        app.is_in_measure(&by)?;
         let session = session::hashed(secret);
         let csrf = secret::base64url(&app.ctx.seals.form_tag(&[b"csrf\0", session.as_bytes()]));
         Ok(Some(Self { by, human, session, csrf }))

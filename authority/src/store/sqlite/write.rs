@@ -22,6 +22,12 @@ pub(super) async fn commit(tenant: &Tenant, options: &SqliteConnectOptions, writ
         Some(connection) => connection,
         none => none.insert(SqliteConnection::connect_with(options).await.map_err(unavailable)?),
     };
+    #[cfg(feature = "failpoints")]
+    if let Some(pages) = crate::failpoint::max_pages() {
+        // A PRAGMA takes no parameter; the number is ours.
+        let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(limit).execute(&mut *connection).await.map_err(unavailable)?;
+    }
     // IMMEDIATE: the write lock first, so that nothing read here can be out of date.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
     let row: HeadRow = sqlx::query_as("SELECT tree_size, tree_root, feed_epoch, feed_seq, feed_hash FROM head WHERE tenant = ?1")
