@@ -36,7 +36,7 @@ fn main() {
     runtime.block_on(async {
         for name in ["SQLite", "PostgreSQL"] {
             let folder = tempfile::tempdir().unwrap();
-            let postgres = if name == "PostgreSQL" { Some(Postgres::start().await) } else { None };
+            let postgres = if name == "PostgreSQL" { Some(Postgres::durable().await) } else { None };
             let site = Site::new(folder.path(), &postgres.as_ref().map_or("sqlite:".to_owned(), Postgres::url)).await;
             let replica = site.replica("one", &["--init-single-anchor"]).await;
             let alice = replica.person("alice").await;

@@ -353,6 +353,13 @@ pub async fn api_at_rest(folder: &Path) -> anyhow::Result<axum::Router> {
         authority: url,
         oidc: None,
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        live: Live::default(),
+        // Nobody comes over a network.
+        proxies: Proxies::default(),
+        rates: Rates::none(Arc::clone(&opened.context.metrics)),
+        body_time: Duration::from_secs(Limits::default().body_secs.into()),
+        traces: None,
+        stopping: watch::channel(false).1,
         lost: Turns::new(LOST),
         ctx: opened.context,
     });

@@ -26,7 +26,11 @@ async fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let is_error = e.use_stderr();
-            if is_error && json { eprintln!("{}", command::usage(&e)) } else { _ = e.print() }
+            if is_error && json {
+                eprintln!("{}", command::usage(&e))
+            } else {
+                _ = e.print()
+            }
             return ExitCode::from(if is_error { outcome::USAGE } else { outcome::OK });
         }
     };
@@ -37,7 +41,11 @@ async fn main() -> ExitCode {
     let code = match command::run(cli).await {
         Ok(code) => code,
         Err(e) => {
-            if json { eprintln!("{}", outcome::describe(&e)) } else { eprintln!("procura: {}", outcome::sentence(&e)) }
+            if json {
+                eprintln!("{}", outcome::describe(&e))
+            } else {
+                eprintln!("procura: {}", outcome::sentence(&e))
+            }
             outcome::code(&e)
         }
     };

@@ -73,7 +73,7 @@ impl Running {
     pub async fn start(store: Store) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let postgres = match store {
-            Store::Postgres => Some(Postgres::start().await),
+            Store::Postgres => Some(Postgres::durable().await),
             Store::Sqlite => None,
         };
         let redis = RedisProcess::start("");

@@ -142,9 +142,7 @@ pub async fn run(command: Command, http: &reqwest::Client) -> anyhow::Result<u8>
         Command::Recover { data, config, reason, json } => {
             let recovered = match (data, config) {
                 (Some(data), _) => app::recover_at_rest(&data, reason).await?,
-                (None, Some(path)) => {
-                    app::recover_served(&loaded(&path)?, reason).await?
-                }
+                (None, Some(path)) => app::recover_served(&loaded(&path)?, reason).await?,
                 (None, None) => bail!("expected --data or --config"),
             };
             println!("{}", if json { json!({ "sentence": recovered.in_words() }).to_string() } else { recovered.in_words() });

@@ -147,8 +147,7 @@ fn exit_code(e: &anyhow::Error) -> u8 {
         return 2;
     }
     let is_away = |e: &(dyn std::error::Error + 'static)| {
-        matches!(e.downcast_ref(), Some(StoreError::Unavailable(_)))
-            || matches!(e.downcast_ref(), Some(OpenError::Database(_)))
+        matches!(e.downcast_ref(), Some(StoreError::Unavailable(_))) || matches!(e.downcast_ref(), Some(OpenError::Database(_)))
     };
     if e.chain().any(is_away) { 3 } else { 1 }
 }

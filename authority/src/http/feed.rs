@@ -107,7 +107,9 @@ pub async fn tail(State(app): State<AppState>, From(client): From, Query(asked):
     let page = app.ctx.feed.page(client, after.0, after.1).await.map_err(unavailable)?;
     let write = |page: &Page| serde_json::json!({ "messages": page.messages.iter().map(|m| text(m)).collect::<Vec<_>>(), "more": page.more }).to_string();
     // Writing a long page costs as much as signing a short one.
-    let body = if page.bytes() <= MAX_WRITTEN_HERE { write(&page) } else {
+    let body = if page.bytes() <= MAX_WRITTEN_HERE {
+        write(&page)
+    } else {
         let turn = app.ctx.feed.turn(client).await.map_err(unavailable)?;
         in_turn(turn, move || write(&page)).await.map_err(unavailable)?
     };

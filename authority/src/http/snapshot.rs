@@ -57,7 +57,12 @@ pub struct LostBody {
 }
 
 /// `POST /v1/feed/lost`: anyone may hand in what a feed key signed. `wanted` if the manifest's segments are.
-pub async fn lost(State(app): State<AppState>, From(client): From, Query(asked): Query<Asked>, Body(body): Body<LostBody>) -> Result<Json<serde_json::Value>, ApiError> {
+pub async fn lost(
+    State(app): State<AppState>,
+    From(client): From,
+    Query(asked): Query<Asked>,
+    Body(body): Body<LostBody>,
+) -> Result<Json<serde_json::Value>, ApiError> {
     app.is_ours(&asked.tenant)?;
     // Hundreds of signatures to check and places to look up, for any stranger.
     let _turn = app.lost.take(client).await.map_err(ApiError::unavailable)?;

@@ -141,7 +141,8 @@ impl Keys {
     /// Until when, without a gap from `now` on, living keys at hand hold.
     pub fn until(&self, usage: KeyUse, now: UtcMillis, at_hand: impl Fn(&Key) -> bool) -> Option<UtcMillis> {
         let list = self.load();
-        let mut windows: Vec<_> = list.of(usage).filter(|k| now < k.until && at_hand(&k.key) && !self.is_killed(usage, &k.key)).map(|k| (k.from, k.until)).collect();
+        let mut windows: Vec<_> =
+            list.of(usage).filter(|k| now < k.until && at_hand(&k.key) && !self.is_killed(usage, &k.key)).map(|k| (k.from, k.until)).collect();
         windows.sort_unstable();
         let mut end = None;
         for (from, until) in windows {

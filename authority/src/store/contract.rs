@@ -273,7 +273,11 @@ async fn each_condition_is_asked(store: Arc<dyn Store>) {
         (needs(Require::KeyLive(other, KEY)), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
         (needs(Require::KeyLive(AGENT, Key::from_bytes([9; 32]))), Refused::KeyNotLive, needs(Require::KeyLive(AGENT, KEY))),
         (needs(Require::DelegationLive(DELEGATION, 2)), Refused::DelegationMoved(1), needs(Require::DelegationLive(DELEGATION, 1))),
-        (needs(Require::RootKeyLives(Key::from_bytes([71; 32]))), Refused::RootKeyKilled(Key::from_bytes([71; 32])), needs(Require::RootKeyLives(Key::from_bytes([72; 32])))),
+        (
+            needs(Require::RootKeyLives(Key::from_bytes([71; 32]))),
+            Refused::RootKeyKilled(Key::from_bytes([71; 32])),
+            needs(Require::RootKeyLives(Key::from_bytes([72; 32]))),
+        ),
         (needs(Require::Enrolled(VerifierId::from_bytes([1; 16]))), Refused::NotEnrolled, needs(Require::Enrolled(verifier().id))),
         (
             rows(vec![Row::Human(Human { id: HumanId::from_bytes([60; 16]), subject: subject("alice") })]),

@@ -3,9 +3,9 @@
 //! The head row's lock is the queue of all writers (`write.rs`). Nothing is kept between commits but the tree, and that
 //! only as long as the head is still the one it belongs to. Statements are prepared: a pooler between must keep sessions.
 
+mod receipts;
 #[cfg(test)]
 pub(crate) mod server;
-mod receipts;
 mod session;
 mod shared;
 mod snapshot;

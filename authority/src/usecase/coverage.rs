@@ -202,14 +202,7 @@ struct Known<'a> {
 }
 
 /// Where everybody stands at a moment. `confirmed` keeps the first word of each run: a later one would look slower.
-fn judge(
-    known: &Known<'_>,
-    (epoch, seq): (u64, u64),
-    elapsed_ms: u64,
-    now: BootTime,
-    over: bool,
-    confirmed: &mut BTreeMap<Run, (u64, Vec<u8>)>,
-) -> Look {
+fn judge(known: &Known<'_>, (epoch, seq): (u64, u64), elapsed_ms: u64, now: BootTime, over: bool, confirmed: &mut BTreeMap<Run, (u64, Vec<u8>)>) -> Look {
     let mut look = Look { runs: Vec::with_capacity(known.enrolled.len()), next_ms: None };
     let unconfirmed = |mode: Mode, next_ms: &mut Option<u64>| match mode.bound_ms().map(u64::from) {
         // It allows only on knowledge of at most its bound ago: of before the commit no more.

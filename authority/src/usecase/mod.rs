@@ -38,9 +38,9 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod killed_root;
 #[cfg(test)]
-mod lives;
-#[cfg(test)]
 mod lies;
+#[cfg(test)]
+mod lives;
 #[cfg(test)]
 mod replays;
 

@@ -17,10 +17,21 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// No test takes the machine's power away: without fsync, somebody else's use of the disk does not stop it for seconds.
     pub async fn start() -> Self {
+        Self::with("-c fsync=off").await
+    }
+
+    /// As one runs it: every figure of a bench has its writes on disk.
+    #[allow(dead_code, reason = "of the benches")]
+    pub async fn durable() -> Self {
+        Self::with("").await
+    }
+
+    async fn with(settings: &str) -> Self {
         let bin = binaries().expect("PostgreSQL 15 or later under /usr/lib/postgresql: `scripts/test` installs Debian's `postgresql`");
         let root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
-        // It refuses to run as root. No test takes the machine's power away: without fsync, somebody else's use of the disk does not stop it for seconds.
+        // It refuses to run as root.
         let user = if root { "setpriv --reuid postgres --regid postgres --init-groups" } else { "" };
         let script = format!(
             r#"set -eu
@@ -29,7 +40,7 @@ impl Postgres {
             trap '' INT
             cd "$dir"
             {user} '{bin}/initdb' -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync >&2
-            {user} '{bin}/postgres' -D "$dir/data" -k "$dir" -c listen_addresses='' -c shared_buffers=32MB -c max_connections=200 -c fsync=off </dev/null >&2 &
+            {user} '{bin}/postgres' -D "$dir/data" -k "$dir" -c listen_addresses='' -c shared_buffers=32MB -c max_connections=200 {settings} </dev/null >&2 &
             pid=$!
             until '{bin}/pg_isready' -q -h "$dir"; do kill -0 $pid; sleep 0.05; done
             '{bin}/createdb' -h "$dir" -U postgres procura
