@@ -227,7 +227,8 @@ async fn a_connection_killed_after_its_commit_is_read_as_written() {
         };
         match pid {
             Some(pid) => break (pid, committing),
-            None => _ = committing.await.unwrap().unwrap(),
+            // COMMIT hears of it later still: until then it does not wait, and the standby is found not to have it.
+            None => assert!(matches!(committing.await.unwrap(), Ok(_) | Err(CommitError::Unknown(..)))),
         }
     };
     // Nobody sees what the standby has not confirmed, and nobody is told that it was not written.
