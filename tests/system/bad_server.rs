@@ -131,8 +131,7 @@ async fn a_start_that_cannot_be_says_why_and_leaves_everything_as_it_was() {
     std::fs::write(failpoints.join("wall-ms"), (2 * 365 * 86_400_000_i64).to_string()).unwrap();
     let mut ahead = site.replica("one", &[]).await;
     let (status, ready) = ahead.get("/readyz").await;
-    assert!(status == 503 && ready.contains("request_id"), "{status} {ready}");
-    assert!(ahead.said().contains("no feed key at hand is alive"), "{}", ahead.said());
+    assert!(status == 503 && ready.contains("no feed key at hand is alive"), "{status} {ready}");
     ahead.kill().await;
     std::fs::remove_file(failpoints.join("wall-ms")).unwrap();
 

@@ -44,7 +44,7 @@ async fn what_only_the_primary_has_is_told_to_nobody_until_the_standby_has_it() 
     // The twin: with the standby there it is answered.
     let (status, answer) = revoke(&one.data, tids[0]).await;
     assert!(status == 201 && answer["feed_seq"] == 1, "{status} {answer}");
-    assert!(one.get("/readyz").await.1.contains(r#""synchronous_standbys":1"#));
+    assert!(one.get("/readyz").await.1.contains(r#""synchronous":1"#));
     let size = primary.sql("SELECT tree_size FROM head").await;
     for replica in [&one, &two] {
         let began = Instant::now();
