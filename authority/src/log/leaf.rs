@@ -155,14 +155,8 @@ mod tests {
             SignIn { human, first: true, auth_time: 1, acr: None, amr: vec!["pwd".into()] }.into(),
             Agent { agent, owner: human, name_salted_hash: Digest([7; 32]), key: holder, generation: 0 }.into(),
             AgentKey { agent, key: Key::from_bytes([10; 32]), replaces: vec![Replaced { key: holder, until: UtcMillis(8) }], by: Actor::Human(human) }.into(),
-            AgentState {
-                agent,
-                state: crate::domain::agent::AgentState::Suspended,
-                generation: 1,
-                by: Actor::LocalOperator,
-                reason_hash: Digest([9; 32]),
-            }
-            .into(),
+            AgentState { agent, state: crate::domain::agent::AgentState::Suspended, generation: 1, by: Actor::LocalOperator, reason_hash: Digest([9; 32]) }
+                .into(),
             Delegation {
                 delegation,
                 version: 1,
