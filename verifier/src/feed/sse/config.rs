@@ -10,7 +10,7 @@ use crate::feed::state::Alarm;
 use crate::ids::{Clock, VerifierId};
 use crate::key_list::Anchors;
 
-/// What a [`FeedClient`] needs. The tenant is the view's.
+/// What a [`FeedClient`](super::FeedClient) needs. The tenant is the view's.
 pub struct FeedConfig {
     /// Base URL of the authority, as the trust file has it; `/v1/...` is appended.
     pub authority: String,
