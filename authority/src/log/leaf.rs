@@ -242,6 +242,10 @@ mod tests {
         ]
     }
 
+    fn of_kind(kind: &str) -> Event {
+        events().into_iter().find(|e| e.kind() == kind).unwrap()
+    }
+
     fn signed(event: &Event) -> SignedLeaf {
         SignedLeaf::sign(event, &"acme".parse().unwrap(), UtcMillis(77), &key()).unwrap()
     }
@@ -273,12 +277,12 @@ mod tests {
             Digest::of(b"epoch/2"),
             "05".repeat(32)
         );
-        assert_eq!(statement(&events()[9]), expected);
+        assert_eq!(statement(&of_kind("epoch_start")), expected);
     }
 
     #[test]
     fn a_statement_of_another_form_is_refused() {
-        let text = statement(&events()[9]);
+        let text = statement(&of_kind("epoch_start"));
         assert!(open_statement(&text).is_ok());
         let subject = Digest::of(b"epoch/2").to_string();
         for (bad, why) in [
