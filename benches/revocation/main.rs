@@ -1,6 +1,6 @@
 //! How long after COMMIT the last verifier denies, beside what no feed can avoid (a commit to disk, a round trip).
 //!
-//! `cargo build --release --bin procura && cargo bench -p procura-benches --bench revocation [-- --quick | --headline | --saturated | CELL…]` prints a
+//! `cargo build --release --bin procura && cargo bench -p procura-benches --bench revocation [-- --quick | --headline | --kills | --saturated | CELL…]` prints a
 //! markdown table; `--saturated` that of revocations beside agents that mint without pause, which the whole run ends with. Real processes on one machine: `procura serve`, PostgreSQL, redis-server; the verifiers are feed clients in this process, each with
 //! streams, subscription and view of its own. Revocations come at the moments of a Poisson process, whether earlier ones have been
 //! answered or not. One thread decides on every canary at every verifier, again and again; how long one round of that takes is the measuring
@@ -63,8 +63,9 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let has = |flag: &str| args.iter().any(|a| a == flag);
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
+    let all = wanted.is_empty() && !args.iter().any(|a| ["--headline", "--kills", "--saturated"].contains(&a.as_str()));
     let chosen = |cell: &Cell| match (has("--headline"), wanted.is_empty()) {
-        _ if has("--saturated") => false,
+        _ if has("--saturated") || has("--kills") => false,
         (true, _) => cell.is_headline(),
         (false, true) => true,
         (false, false) => wanted.iter().all(|w| cell.name().contains(w.as_str())),
@@ -81,18 +82,19 @@ fn main() {
         let mut late = 0;
         for store in [Store::Postgres, Store::Sqlite] {
             let cells: Vec<Cell> = cells().into_iter().filter(|c| c.store as u8 == store as u8 && chosen(c)).collect();
-            if cells.is_empty() {
+            let kills = store == Store::Postgres && (all || has("--kills"));
+            if cells.is_empty() && !kills {
                 continue;
             }
             let running = Running::start(store).await;
             for cell in cells {
                 late += one(&running, &cell, samples(&cell)).await;
             }
-            if wanted.is_empty() && !has("--headline") {
+            if kills {
                 late += site::kills(&running, if has("--quick") { 10_000 } else { 1_000_000 }).await;
             }
         }
-        if wanted.is_empty() && !has("--headline") {
+        if all || has("--saturated") {
             println!("\n{}", saturated::HEAD);
             for store in [Store::Postgres, Store::Sqlite] {
                 let running = Running::start(store).await;
