@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, Request, StatusCode, request::Parts};
+use axum::http::{HeaderValue, Method, Request, StatusCode, request::Parts};
 use axum::response::{IntoResponse as _, Response};
 use procura_verifier::call::Arguments;
 use procura_verifier::claims::{DataClass, Name};
@@ -105,8 +105,13 @@ impl ProcuraLayer {
 
 /// The mapping of a tool whose routes are `POST /{tenant}/{action}/{resource…}`, with the arguments as a JSON object: what most tools
 /// need. The class of data is the highest, for nothing says less.
+///
+/// Another method, or a query, is refused: neither is under the holder's signature, so a handler that read them would do what nobody signed (L5).
 pub fn by_path(tool: Name) -> impl Fn(&Parts, &[u8]) -> Result<Action, String> + Send + Sync + 'static {
     move |parts, body| {
+        if parts.method != Method::POST || parts.uri.query().is_some() {
+            return Err("expected POST without a query: all that is done stands in path and body".to_owned());
+        }
         let path = parts.uri.path().strip_prefix('/').unwrap_or_default();
         let mut words = path.splitn(3, '/');
         let (Some(tenant), Some(action), Some(resource)) = (words.next(), words.next(), words.next()) else {
@@ -147,4 +152,31 @@ fn refused(refusal: Refusal) -> Response {
 
 fn answer(status: StatusCode, code: &str, message: &str) -> Response {
     (status, axum::Json(serde_json::json!({ "code": code, "message": message }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(method: &str, uri: &str) -> Result<Action, String> {
+        let (parts, ()) = Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+        by_path("payments".parse().unwrap())(&parts, br#"{"amount":1}"#)
+    }
+
+    #[test]
+    fn a_path_is_an_action_and_what_nobody_signed_is_refused() {
+        let action = mapped("POST", "/acme/transfer/acct/eu/7").unwrap();
+        assert_eq!((action.tenant.as_str(), action.action.as_str(), action.resource.to_string().as_str()), ("acme", "transfer", "acct/eu/7"));
+        assert_eq!(action.data_class, DataClass::Restricted);
+        for (method, uri) in [
+            ("GET", "/acme/transfer/acct/eu/7"),
+            ("POST", "/acme/transfer/acct/eu/7?to=acct/us/1"),
+            ("POST", "/acme/transfer/acct/eu/7?"),
+            ("POST", "/acme/transfer"),
+            ("POST", "/acme/transfer/acct/../7"),
+            ("POST", "/acme/transfer/acct/%65u/7"),
+        ] {
+            assert!(mapped(method, uri).is_err(), "{method} {uri}");
+        }
+    }
 }
